@@ -1,0 +1,127 @@
+"""What is generated from the models: the JSON Schema for editors, and the reference page.
+
+Owns: their form. Refuses: any fact about a setting; those stand in the models.
+"""
+
+import json
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+
+from hvbridge.config.models import Config, EmulatorSettings, Forward, Notation, Settings, Table, bounds
+
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+_WITH_VARIABLE = r"|\$\{[^{}]+\}"
+"""Added to every pattern: a string with a variable is judged once the variable is known."""
+
+_INTRODUCTION = """\
+<!-- Generated from hvbridge/config/models.py by hvbridge.config.config_reference(); edit the models. -->
+
+# The config file
+
+A config is one TOML file. Unknown keys, wrong types and out-of-range values are errors, all of them are told
+at once, and nothing is converted silently. `hvbridge check CONFIG` says what is wrong with a file;
+`hvbridge schema` prints its JSON Schema, with which editors complete and check it.
+
+## How values are written
+
+| type | written as |
+|---|---|
+| duration | seconds, or a text with a unit: `"500ms"`, `"10s"`, `"2m"`, `"1h"`; `"off"` for no limit |
+| size | bytes, or a text with a unit: `"64KiB"`, `"1MiB"`; `"system"` for the system's choice |
+| endpoint | `"tcp://HOST:PORT"`, `"hyperv://VM/SERVICE"`, `"vsock://CID:PORT"`, `"unix:///PATH"` |
+| host or GUID | `"host"`, or the GUID of a VM |
+| path | a path in quotes, on Windows best in single quotes: `'C:\\hvbridge'` |
+
+In every string, `${NAME}` stands for the environment variable NAME, which must be set; `$${` is a plain `${`.
+"""
+
+_SECTIONS: tuple[tuple[str, str, type[Table]], ...] = (
+    (
+        "[[forward]]",
+        "One table for each forward, at least one. It takes these keys, and all of `[defaults]`.",
+        Forward,
+    ),
+    (
+        "[defaults]",
+        "Any of these, for all forwards; what a forward says itself counts more.",
+        Settings,
+    ),
+    (
+        "[emulator]",
+        "With this table, hyperv endpoints meet other processes on this machine, and no Hyper-V is needed.",
+        EmulatorSettings,
+    ),
+)
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) of a config file."""
+    generated = Config.model_json_schema()
+    for _, _, model in _SECTIONS:
+        properties = generated["$defs"][model.__name__]["properties"]
+        for name, field in model.model_fields.items():
+            del properties[name]["title"]  # the name again, in capitals
+            if not field.is_required():
+                # pydantic would show the Python value: 10.0, Infinity, null.
+                properties[name]["default"] = _as_written(field)
+    for section in generated["properties"].values():
+        section.pop("default", None)
+        section.pop("title", None)
+        if "anyOf" in section:  # or null, which TOML has not
+            section |= section.pop("anyOf")[0]
+    _allow_variables(generated)
+    return {"$schema": _DIALECT, **generated}
+
+
+def config_reference() -> str:
+    """Return the reference page of the config file, in Markdown."""
+    return "\n".join([_INTRODUCTION, *(_section(*section) for section in _SECTIONS)])
+
+
+def _section(title: str, text: str, model: type[Table]) -> str:
+    shared = Settings.model_fields if model is Forward else {}
+    rows = [_row(name, field) for name, field in model.model_fields.items() if name not in shared]
+    return "\n".join(
+        [f"## `{title}`\n\n{text}\n\n| key | type | default | meaning |", "|---|---|---|---|", *rows, ""]
+    )
+
+
+def _row(name: str, field: FieldInfo) -> str:
+    default = "required" if field.is_required() else f"`{json.dumps(_as_written(field))}`"
+    return f"| `{name}` | {_type(field)} | {default} | {field.description} |"
+
+
+def _type(field: FieldInfo) -> str:
+    notation = _notation(field)
+    if notation is not None:
+        return notation.name
+    if get_origin(field.annotation) is Literal:
+        return ", ".join(f"`{json.dumps(choice)}`" for choice in get_args(field.annotation))
+    if field.annotation is bool:
+        return "`true`, `false`"
+    if field.annotation is int:
+        lowest, highest = bounds(field)
+        return f"{lowest} to {highest}"
+    return "string"
+
+
+def _as_written(field: FieldInfo) -> Any:
+    """The default as it would stand in a file."""
+    notation = _notation(field)
+    return notation.show(field.default) if notation is not None else field.default
+
+
+def _notation(field: FieldInfo) -> Notation | None:
+    return next((data for data in field.metadata if isinstance(data, Notation)), None)
+
+
+def _allow_variables(node: Any) -> None:
+    if isinstance(node, dict):
+        if isinstance(node.get("pattern"), str):
+            node["pattern"] += _WITH_VARIABLE
+        for child in node.values():
+            _allow_variables(child)
+    elif isinstance(node, list):
+        for child in node:
+            _allow_variables(child)

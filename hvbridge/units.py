@@ -1,0 +1,110 @@
+"""Durations and sizes as people write them: `"500ms"`, `"2m"`, `"off"`, `"64KiB"`.
+
+Owns: parsing and printing; what is printed parses back to the same value.
+Refuses: which values a setting takes, apart from a bound that keeps the arithmetic sound.
+"""
+
+import math
+import re
+
+from hvbridge.wording import kind_of, quote
+
+OFF = math.inf
+"""The duration that `"off"` stands for: a deadline that far never comes."""
+
+MAX_DURATION = 366 * 24 * 3600.0
+"""Seconds. A limit of over a year is a slip of the pen; `"off"` says what is meant."""
+
+MAX_SIZE = 1 << 62
+"""Bytes: what fits a signed 64-bit number, with room."""
+
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+_DIGITS_AFTER_POINT = 6
+"""A duration is kept to the microsecond, so that it prints exactly and shortly."""
+
+# Bounded repeats: int() refuses a text of thousands of digits with an error of its own.
+_DURATION = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?) ?(ms|s|m|h)?")
+_SIZE = re.compile(r"([0-9]{1,19}) ?(B|KiB|MiB|GiB)?")
+
+
+class UnitError(ValueError):
+    """A duration or a size is wrong; the text is "what is wrong; what to write"."""
+
+
+def parse_duration(value: object, *, off: bool = False) -> float:
+    """Return the seconds that ``value`` stands for: a number, or a text such as `"500ms"`, `"10s"`, `"2m"`.
+
+    Args:
+        value: a number of seconds, or a number with one of the units ms, s, m and h.
+        off: whether `"off"` is a value, too; it gives `OFF`.
+
+    Raises:
+        UnitError: it is none of these, negative, or longer than a year.
+    """
+    advice = 'write a number of seconds or a text such as "500ms", "10s", "2m" or "1h"'
+    if off:
+        advice += ', or "off"'
+    if value == "off":
+        if off:
+            return OFF
+        raise UnitError(f'"off" is no duration here; {advice}')
+    if isinstance(value, str):
+        match = _DURATION.fullmatch(value)
+        if match is None:
+            raise UnitError(f"{quote(value)} is not a duration; {advice}")
+        seconds = float(match[1]) * _SECONDS[match[2] or "s"]
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        if not 0 <= value <= MAX_DURATION:  # before float(), which a huge int overflows; false for NaN
+            raise UnitError(f"{value} is not between 0 seconds and a year; {advice}")
+        seconds = float(value)
+    else:
+        raise UnitError(f"{kind_of(value)} is not a duration; {advice}")
+    if seconds > MAX_DURATION:
+        raise UnitError(f"{value} is longer than a year; {advice}")
+    return round(seconds, _DIGITS_AFTER_POINT)
+
+
+def format_duration(seconds: float) -> str:
+    """Return the shortest text that `parse_duration` reads back as ``seconds``, kept to the microsecond."""
+    if seconds == OFF:
+        return "off"
+    for unit in ("h", "m", "s"):
+        count, rest = divmod(seconds, _SECONDS[unit])
+        if count and not rest:
+            return f"{count:.0f}{unit}"
+    milliseconds = round(seconds * 1000)
+    if 0 < milliseconds < 1000 and milliseconds / 1000 == seconds:
+        return f"{milliseconds}ms"
+    return f"{seconds:.{_DIGITS_AFTER_POINT}f}".rstrip("0").rstrip(".") + "s"
+
+
+def parse_size(value: object) -> int:
+    """Return the bytes that ``value`` stands for: a whole number, or a text such as `"64KiB"` or `"1MiB"`.
+
+    Raises:
+        UnitError: it is none of these, negative, or over `MAX_SIZE`.
+    """
+    advice = 'write a whole number of bytes or a text such as "64KiB" or "1MiB"'
+    if isinstance(value, str):
+        match = _SIZE.fullmatch(value)
+        if match is None:
+            raise UnitError(f"{quote(value)} is not a size; {advice}")
+        size = int(match[1]) * _BYTES[match[2] or "B"]
+    elif isinstance(value, int) and not isinstance(value, bool):
+        size = value
+    else:
+        raise UnitError(f"{kind_of(value)} is not a size; {advice}")
+    if not 0 <= size <= MAX_SIZE:
+        raise UnitError(
+            f"a size of {'less than 0' if size < 0 else 'that many'} bytes does not exist; {advice}"
+        )
+    return size
+
+
+def format_size(size: int) -> str:
+    """Return the shortest text that `parse_size` reads back as ``size`` bytes."""
+    for unit in ("GiB", "MiB", "KiB"):
+        if size and size % _BYTES[unit] == 0:
+            return f"{size // _BYTES[unit]}{unit}"
+    return f"{size}B"

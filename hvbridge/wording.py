@@ -1,0 +1,47 @@
+"""How a message quotes what the user wrote, and finds what was meant.
+
+Owns: quoting, the names of kinds of values, and near matches.
+Refuses: whole sentences; those stand where the fault is known.
+"""
+
+from collections.abc import Iterable
+
+_LONGEST = 80
+"""Characters: a longer text says no more, and pushes the advice out of sight."""
+
+
+def printable(text: str) -> str:
+    """Return ``text`` on one line: cut when long, with nothing in it that could steer a terminal."""
+    cut = text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in cut)
+
+
+def quote(text: str) -> str:
+    """Return ``text`` as `printable` does, in double quotes."""
+    return f'"{printable(text)}"'
+
+
+def nearest(word: str, candidates: Iterable[str]) -> str | None:
+    """Return the candidate that ``word`` is most likely a misspelling of, or None when none is near."""
+    import difflib  # costs time to load, and is needed only once something is wrong
+
+    by_folded = {candidate.casefold(): candidate for candidate in candidates}
+    matches = difflib.get_close_matches(word.casefold(), by_folded, n=1, cutoff=0.65)
+    return by_folded[matches[0]] if matches else None
+
+
+def kind_of(value: object) -> str:
+    """Return what a user would call a value from a TOML file: `a string`, `a table`, ..."""
+    match value:
+        case bool():
+            return "a boolean"
+        case str():
+            return "a string"
+        case int() | float():
+            return "a number"
+        case list():
+            return "a list"
+        case dict():
+            return "a table"
+        case _:
+            return "a date or time"
