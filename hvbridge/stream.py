@@ -1,0 +1,188 @@
+"""The byte stream that the bridge splices: half-closeable, and able to end with a reset.
+
+Owns: what a stream of ours promises, and its form over a socket. Refuses: addresses, dialling, deadlines, and
+socket options: whoever makes a socket sets them, once, on the listener where accepted sockets inherit them.
+OS errors leave as trio's stream errors with the OSError as ``__cause__``, so that the splice can tell a
+reset from another failure.
+"""
+
+import errno
+import socket
+import struct
+import sys
+from abc import abstractmethod
+from contextlib import suppress
+
+import trio
+
+_LINGER_RESET = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
+"""SO_LINGER on, with zero seconds: close() sends a reset. ``struct linger`` is two u_short on Windows."""
+
+_RECEIVE_SIZE = 64 * 1024
+"""Bytes that `SocketStream.receive_some` asks for unless told: what trio's own stream asks for."""
+
+_CLOSED = frozenset({errno.EBADF, errno.ENOTSOCK})
+"""What a call on a socket that we closed fails with: POSIX, Windows."""
+
+
+class Stream(trio.abc.HalfCloseableStream):
+    """A half-closeable stream that can also be cut.
+
+    Whoever holds it closes it: by `aclose` after both directions ended, by `abort` otherwise.
+    Errors are trio's: `trio.BrokenResourceError` (its ``__cause__`` is the OSError),
+    `trio.ClosedResourceError`, `trio.BusyResourceError`.
+    """
+
+    __slots__ = ()
+
+    @abstractmethod
+    async def receive_into(self, buffer: memoryview) -> int:
+        """Receive into ``buffer`` and return the number of bytes; 0 is a clean end of the peer's data."""
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Close at once, so that the peer sees a reset wherever the socket family can tell of one.
+
+        Closing what is closed already does nothing.
+        """
+
+    async def wait_receive_might_not_block(self) -> None:
+        """Wait until `receive_into` might return at once, so that an idle reader needs no buffer."""
+
+
+class SocketStream(Stream):
+    """A `Stream` over a connected trio socket. Closing the stream closes the socket.
+
+    Making one makes no system call: two are made for each connection.
+    """
+
+    __slots__ = ("_sending", "peer", "socket")
+
+    def __init__(self, sock: trio.socket.SocketType) -> None:
+        self.socket = sock
+        self.peer = ""
+        """Who is at the other end, as far as the transport tells."""
+        self._sending = False
+
+    # What a socket family may do otherwise.
+
+    async def do_handshake(self) -> None:
+        """Exchange what must pass before the connection's own bytes; to be awaited once, before them."""
+
+    def read_ended(self) -> None:
+        """Judge a read of 0 bytes: return when the peer ended its data cleanly, raise OSError when not.
+
+        A family whose sockets cannot tell a reset from an end overrides this.
+        """
+
+    def read_failed(self, error: OSError) -> None:
+        """Judge a failed read: return when ``error`` means a clean end in this family, raise it when not."""
+        raise error
+
+    def shut_down_writing(self) -> None:
+        """Tell the peer that no more data comes. Raises OSError, unlike `send_eof`, which calls it."""
+        if not self.socket.did_shutdown_SHUT_WR:  # a second time is ENOTCONN on macOS
+            self.socket.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        """Close without a checkpoint. Closing what is closed already does nothing."""
+        self.socket.close()
+
+    # Receiving.
+
+    async def receive_into(self, buffer: memoryview) -> int:
+        try:
+            try:
+                received = await self.socket.recv_into(buffer)
+            except OSError as error:
+                if error.errno in _CLOSED:
+                    raise
+                self.read_failed(error)
+                return 0
+            if not received:
+                self.read_ended()
+        except OSError as error:
+            raise _stream_error(error) from error
+        return received
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        if max_bytes is not None and max_bytes < 1:
+            raise ValueError("max_bytes must be >= 1")
+        buffer = bytearray(max_bytes or _RECEIVE_SIZE)
+        received = await self.receive_into(memoryview(buffer))
+        return bytes(memoryview(buffer)[:received])
+
+    async def wait_receive_might_not_block(self) -> None:
+        try:
+            fd = self.socket.fileno()
+        except NotImplementedError:  # a socket made by a custom factory need not have one
+            return
+        try:
+            await trio.lowlevel.wait_readable(fd)
+        except OSError as error:
+            raise _stream_error(error) from error
+
+    # Sending.
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        self._claim_sending()
+        try:
+            if self.socket.did_shutdown_SHUT_WR:
+                raise trio.ClosedResourceError("cannot send after the end of data was sent")
+            with memoryview(data) as view:
+                if not view:
+                    self._check_open()
+                    await trio.lowlevel.checkpoint()
+                sent = 0
+                while sent < len(view):
+                    sent += await self.socket.send(view[sent:])
+        except OSError as error:
+            raise _stream_error(error) from error
+        finally:
+            self._sending = False
+
+    async def wait_send_all_might_not_block(self) -> None:
+        self._claim_sending()
+        try:
+            self._check_open()
+            await self.socket.wait_writable()
+        except OSError as error:
+            raise _stream_error(error) from error
+        finally:
+            self._sending = False
+
+    async def send_eof(self) -> None:
+        self._claim_sending()
+        try:
+            await trio.lowlevel.checkpoint()
+            self.shut_down_writing()
+        except OSError as error:
+            raise _stream_error(error) from error
+        finally:
+            self._sending = False
+
+    # Ending.
+
+    async def aclose(self) -> None:
+        self.close()
+        await trio.lowlevel.checkpoint()
+
+    def abort(self) -> None:
+        with suppress(OSError):  # closed already, or a family without SO_LINGER
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
+        self.close()
+
+    def _claim_sending(self) -> None:
+        if self._sending:
+            raise trio.BusyResourceError("another task is sending on this stream")
+        self._sending = True
+
+    def _check_open(self) -> None:
+        if self.socket.fileno() == -1:
+            raise trio.ClosedResourceError("this socket was closed")
+
+
+def _stream_error(error: OSError) -> Exception:
+    if error.errno in _CLOSED:
+        return trio.ClosedResourceError("this socket was closed")
+    return trio.BrokenResourceError(f"socket connection broken: {error}")

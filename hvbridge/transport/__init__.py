@@ -1,0 +1,1 @@
+"""How endpoints become streams: one module a transport, and `network`, which chooses among them."""

@@ -1,0 +1,117 @@
+"""The emulator's carrier over Unix-domain sockets.
+
+Owns: the handshake, and telling a reset from an end, which Unix sockets cannot. Refuses: rules of addressing.
+
+The dialer sends its partition's id and, with it, a file of two bytes that both ends then share. Whoever ends
+its data cleanly writes its byte first; an end without that byte is a reset, also when a process died. The
+connection's own bytes stay plain, so that any way of moving them will do.
+"""
+
+import array
+import errno
+import os
+import socket
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from uuid import UUID
+
+import trio
+
+from hvbridge.stream import SocketStream
+from hvbridge.transport import unix
+from hvbridge.transport.options import ListenOptions
+from hvbridge.transport.sockets import HANDSHAKE_TIMEOUT, HandshakeError, Listener
+
+assert sys.platform != "win32", "the carrier there is `emulator_tcp`"
+
+_DIALER, _LISTENER = 0, 1
+"""Which byte of the shared file is whose."""
+_CLEAN = b"\1"
+_HEADER_BYTES = 16
+
+
+async def connect(path: Path, partition: UUID) -> SocketStream | None:
+    """Connect and shake hands; None when nobody listens at ``path``. Raises OSError."""
+    try:
+        sock = trio.socket.from_stdlib_socket(await unix.connect(str(path)))
+    except (FileNotFoundError, ConnectionRefusedError):
+        return None
+    ends = _shared_file()
+    try:
+        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [ends]))
+        await sock.sendmsg([partition.bytes], [rights])
+    except BaseException:
+        os.close(ends)
+        sock.close()
+        raise
+    return _EmulatorStream(sock, _DIALER, ends)
+
+
+async def listen(
+    path: Path, where: str, options: ListenOptions, name_peer: Callable[[UUID], str]
+) -> Listener:
+    """Listen at ``path``. Raises OSError."""
+    sock = unix.bind(str(path), options)
+    return Listener(
+        sock, where, lambda sock, _: _AcceptedStream(sock, name_peer), lambda: unix.remove(str(path))
+    )
+
+
+class _EmulatorStream(SocketStream):
+    """A Unix stream whose resets are known by the byte that its peer did not write."""
+
+    def __init__(self, sock: trio.socket.SocketType, me: int, ends: int = -1) -> None:
+        super().__init__(sock)
+        self._me = me
+        self._ends = ends
+
+    def shut_down_writing(self) -> None:
+        if self._ends != -1:
+            os.pwrite(self._ends, _CLEAN, self._me)
+        super().shut_down_writing()
+
+    def read_ended(self) -> None:
+        if self._ends != -1 and os.pread(self._ends, 1, 1 - self._me) != _CLEAN:
+            raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+
+    def close(self) -> None:
+        super().close()
+        if self._ends != -1:
+            os.close(self._ends)
+            self._ends = -1
+
+
+class _AcceptedStream(_EmulatorStream):
+    """The listener's end, which learns by a handshake who dialled."""
+
+    def __init__(self, sock: trio.socket.SocketType, name_peer: Callable[[UUID], str]) -> None:
+        super().__init__(sock, _LISTENER)
+        self._name_peer = name_peer
+
+    async def do_handshake(self) -> None:
+        with trio.move_on_after(HANDSHAKE_TIMEOUT):
+            return await self._hear_dialer()
+        raise HandshakeError("it did not say who it is")
+
+    async def _hear_dialer(self) -> None:
+        room = socket.CMSG_SPACE(array.array("i").itemsize)
+        header, rights, _, _ = await self.socket.recvmsg(_HEADER_BYTES, room)
+        for level, kind, data in rights:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                self._ends = array.array("i", data)[0]
+        if len(header) != _HEADER_BYTES or self._ends == -1:
+            raise HandshakeError("it left before it said who it is")
+        self.peer = self._name_peer(UUID(bytes=header))
+
+
+def _shared_file() -> int:
+    """An unnamed file of two zero bytes."""
+    if sys.platform == "linux":
+        ends = os.memfd_create("hvbridge-ends")
+    else:
+        with tempfile.TemporaryFile() as file:
+            ends = os.dup(file.fileno())
+    os.ftruncate(ends, 2)
+    return ends

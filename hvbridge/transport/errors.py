@@ -1,0 +1,206 @@
+"""Why a dial or a listen failed, in words for a user.
+
+Owns: the causes, the table from the systems' error numbers to them, and one sentence of advice for each.
+Refuses: raising system calls; retry decisions (a caller decides by `Cause`).
+"""
+
+import errno
+import os
+from enum import StrEnum
+
+from hvbridge.endpoint import Endpoint, HypervEndpoint, TcpEndpoint, UnixEndpoint, VsockEndpoint
+
+
+class Cause(StrEnum):
+    """The few reasons that matter to a user; the value is the text that a message shows."""
+
+    NOT_RUNNING = "the VM is not running"
+    NOBODY_LISTENING = "nobody answers on that service"
+    REFUSED = "the connection was refused"
+    NOT_PERMITTED = "not permitted, or the service is not registered"
+    OUT_OF_MEMORY = "out of memory for socket buffers"
+    TIMED_OUT = "no answer in time"
+    UNREACHABLE = "no route there"
+    NAME_UNKNOWN = "the name cannot be resolved"
+    IN_USE = "the address is in use"
+    NOT_HERE = "that address is not on this machine"
+    UNAVAILABLE = "this machine has no such transport"
+    UNKNOWN = "the system refused"
+
+
+# Winsock's numbers stand beside errno's: CPython maps only some of them, and trio reports SO_ERROR as it is.
+_WSA = {
+    10013: Cause.NOT_PERMITTED,  # WSAEACCES
+    10048: Cause.IN_USE,  # WSAEADDRINUSE
+    10049: Cause.NOT_HERE,  # WSAEADDRNOTAVAIL
+    10050: Cause.UNREACHABLE,  # WSAENETDOWN
+    10051: Cause.UNREACHABLE,  # WSAENETUNREACH
+    10055: Cause.OUT_OF_MEMORY,  # WSAENOBUFS
+    10060: Cause.TIMED_OUT,  # WSAETIMEDOUT
+    10061: Cause.REFUSED,  # WSAECONNREFUSED
+    10065: Cause.UNREACHABLE,  # WSAEHOSTUNREACH
+}
+_ERRNO = {
+    errno.EACCES: Cause.NOT_PERMITTED,
+    errno.EPERM: Cause.NOT_PERMITTED,
+    errno.EADDRINUSE: Cause.IN_USE,
+    errno.EADDRNOTAVAIL: Cause.NOT_HERE,
+    errno.ECONNREFUSED: Cause.REFUSED,
+    errno.ENOENT: Cause.NOBODY_LISTENING,  # a Unix socket that does not exist
+    errno.ETIMEDOUT: Cause.TIMED_OUT,
+    errno.ENETUNREACH: Cause.UNREACHABLE,
+    errno.EHOSTUNREACH: Cause.UNREACHABLE,
+    errno.ENETDOWN: Cause.UNREACHABLE,
+    errno.ENOMEM: Cause.OUT_OF_MEMORY,
+    errno.ENOBUFS: Cause.OUT_OF_MEMORY,
+    errno.EAFNOSUPPORT: Cause.UNAVAILABLE,
+    errno.ENODEV: Cause.UNAVAILABLE,  # vsock: no transport carries that CID
+}
+# Where a family gives a number a meaning of its own.
+_HYPERV_DIAL = {
+    10049: Cause.NOT_RUNNING,  # openvmm: the VM is off, or not up yet
+    10050: Cause.NOT_RUNNING,  # while a VM reboots
+    10051: Cause.NOT_RUNNING,
+    10060: Cause.NOBODY_LISTENING,  # a Linux guest stays silent
+    10061: Cause.REFUSED,  # a Windows guest, or loopback
+    errno.EADDRNOTAVAIL: Cause.NOT_RUNNING,
+    errno.ENETUNREACH: Cause.NOT_RUNNING,
+    errno.ETIMEDOUT: Cause.NOBODY_LISTENING,
+}
+_VSOCK_DIAL = {
+    errno.ECONNRESET: Cause.NOBODY_LISTENING,  # virtio answers a closed port with a reset
+    errno.ETIMEDOUT: Cause.NOBODY_LISTENING,
+}
+
+_REGISTER = (
+    "register the service under GuestCommunicationServices on the host, once, as administrator, "
+    "and run as a member of Hyper-V Administrators"
+)
+_LISTEN_THERE = "start hvbridge, or another listener for this service, on the other side"
+_ADVICE_DIAL: dict[type[Endpoint], dict[Cause, str]] = {
+    HypervEndpoint: {
+        Cause.NOT_RUNNING: "start the VM, or let it boot, and check its id: (Get-VM -Name NAME).Id",
+        Cause.NOBODY_LISTENING: f"{_LISTEN_THERE}, or give dial_timeout more time",
+        Cause.REFUSED: _LISTEN_THERE,
+        Cause.NOT_PERMITTED: _REGISTER,
+        Cause.OUT_OF_MEMORY: "close other connections, or set a smaller `buffer` on the listener",
+    },
+    VsockEndpoint: {
+        Cause.NOBODY_LISTENING: "start a listener on that port on the other side",
+        Cause.UNAVAILABLE: "load a vsock transport first: modprobe hv_sock, or vsock_loopback for CID 1",
+        Cause.NOT_PERMITTED: "check the user's rights to AF_VSOCK",
+    },
+    TcpEndpoint: {
+        Cause.REFUSED: "start the service there, or correct the port",
+        Cause.TIMED_OUT: "check that host and port are right and that no firewall drops them",
+        Cause.UNREACHABLE: "check the address and the machine's routes",
+        Cause.NAME_UNKNOWN: "correct the host name, or write its IP address",
+    },
+    UnixEndpoint: {
+        Cause.NOBODY_LISTENING: "start the service that makes this socket, or correct the path",
+        Cause.REFUSED: "the file is there but its service is gone: start the service",
+        Cause.NOT_PERMITTED: "give this user read and write permission on the socket",
+    },
+}
+_ADVICE_LISTEN: dict[type[Endpoint], dict[Cause, str]] = {
+    HypervEndpoint: {
+        Cause.IN_USE: "end the other listener, or use another service id (hvbridge guid makes one)",
+        Cause.NOT_HERE: "listen on parent inside a VM or container only, on a host on the VM's id or children",
+        Cause.NOT_PERMITTED: _REGISTER,
+    },
+    VsockEndpoint: {
+        Cause.IN_USE: "end the other listener, or use another port",
+        Cause.NOT_PERMITTED: "ports up to 1023 need CAP_NET_BIND_SERVICE: run with it, or use a higher port",
+        Cause.UNAVAILABLE: "load the vsock module first: modprobe hv_sock",
+        Cause.NOT_HERE: "listen on `any`, or on this machine's own CID",
+    },
+    TcpEndpoint: {
+        Cause.IN_USE: "end the program that has the port, or use another port",
+        Cause.NOT_PERMITTED: "use a port above 1023, or one that Windows has not reserved "
+        "(netsh int ipv4 show excludedportrange tcp)",
+        Cause.NOT_HERE: "use an address of this machine, such as 127.0.0.1",
+        Cause.NAME_UNKNOWN: "correct the host name, or write an IP address",
+    },
+    UnixEndpoint: {
+        Cause.IN_USE: "end the program that listens there, or use another path",
+        Cause.NOBODY_LISTENING: "make the directory first",
+        Cause.NOT_PERMITTED: "use a directory in which this user may write",
+    },
+}
+_ADVICE_ANY = {
+    Cause.OUT_OF_MEMORY: "close other connections, or raise the system's limits",
+    Cause.UNKNOWN: "look the error number up in the system's documentation",
+}
+
+
+class TransportError(Exception):
+    """A dial or a listen failed. ``str()`` is a whole message: operation, endpoint, cause, error, advice."""
+
+    operation: str
+    advice_table: dict[type[Endpoint], dict[Cause, str]]
+
+    def __init__(
+        self, endpoint: Endpoint, cause: Cause, error: OSError | None = None, advice: str = ""
+    ) -> None:
+        self.endpoint = endpoint
+        self.cause = cause
+        self.error = error
+        self.advice = advice or self.advice_table[type(endpoint)].get(cause) or _ADVICE_ANY.get(cause, "")
+        super().__init__(endpoint, cause)
+
+    @property
+    def why(self) -> str:
+        """The cause, with the system's own number and words where there was an error."""
+        return str(self.cause) if self.error is None else f"{self.cause} ({error_text(self.error)})"
+
+    def __str__(self) -> str:
+        message = f"cannot {self.operation} {self.endpoint}: {self.why}"
+        return f"{message}; {self.advice}" if self.advice else message
+
+
+class DialError(TransportError):
+    """A connection could not be made."""
+
+    operation = "dial"
+    advice_table = _ADVICE_DIAL
+
+
+class ListenError(TransportError):
+    """A listener could not be bound."""
+
+    operation = "listen on"
+    advice_table = _ADVICE_LISTEN
+
+
+def error_number(error: OSError) -> int:
+    """The most telling number of ``error``: Winsock's where there is one, else errno, else 0.
+
+    CPython maps a few Winsock errors (10013 becomes errno 13), while trio reports SO_ERROR with errno
+    10013 and no winerror: both forms must be taken.
+    """
+    return getattr(error, "winerror", None) or error.errno or 0
+
+
+def error_text(error: OSError) -> str:
+    """The error as its system writes it: ``WinError 10049`` or ``errno 111: Connection refused``."""
+    number = error_number(error)
+    if number >= 10000:
+        return f"WinError {number}"
+    return f"errno {number}: {os.strerror(number)}" if number else str(error)
+
+
+def dial_cause(endpoint: Endpoint, error: OSError) -> Cause:
+    """Classify a failed connect on ``endpoint``'s family."""
+    own: dict[int, Cause] = {}
+    if isinstance(endpoint, HypervEndpoint):
+        own = _HYPERV_DIAL
+    elif isinstance(endpoint, VsockEndpoint):
+        own = _VSOCK_DIAL
+    number = error_number(error)
+    return own.get(number) or _WSA.get(number) or _ERRNO.get(number, Cause.UNKNOWN)
+
+
+def listen_cause(error: OSError) -> Cause:
+    """Classify a failed bind or listen."""
+    number = error_number(error)
+    return _WSA.get(number) or _ERRNO.get(number, Cause.UNKNOWN)

@@ -1,0 +1,155 @@
+"""The one place that knows what this machine is, and so which transport serves an endpoint.
+
+Owns: the platform choice, and the deadline of every dial. Refuses: the config (it is given the emulator's
+settings only) and retrying.
+"""
+
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Protocol
+from uuid import UUID
+
+import trio
+
+from hvbridge.endpoint import Endpoint, HypervEndpoint, TcpEndpoint, UnixEndpoint, VsockEndpoint
+from hvbridge.ids import parse_partition
+from hvbridge.stream import SocketStream
+from hvbridge.transport import tcp
+from hvbridge.transport.errors import Cause, DialError, ListenError
+from hvbridge.transport.options import DialOptions, ListenOptions
+from hvbridge.transport.sockets import Listener
+
+Role = Literal["listen", "connect"]
+
+_TO_EMULATE = (
+    "to emulate it, set dir under [emulator] in the config, or HVBRIDGE_EMULATOR=DIR in the environment"
+)
+
+
+class Transport(Protocol):
+    """One way to reach the endpoints of one scheme."""
+
+    async def dial(self, endpoint: Any, options: DialOptions) -> SocketStream:
+        """Connect, without a deadline of its own. Raises `DialError`."""
+
+    async def listen(self, endpoint: Any, options: ListenOptions) -> list[Listener]:
+        """Bind and listen. Raises `ListenError`."""
+
+    def fault(self, endpoint: Any, role: Role) -> str | None:
+        """Say why ``endpoint`` cannot be used in ``role`` here, and what to write instead."""
+
+
+class Network:
+    """Dials and listens on endpoints of every scheme, on the machine as it is or as it is emulated."""
+
+    def __init__(self, hyperv: Transport) -> None:
+        self._transports: dict[type[Endpoint], Transport] = {
+            TcpEndpoint: tcp,
+            UnixEndpoint: _unix(),
+            VsockEndpoint: _vsock(),
+            HypervEndpoint: hyperv,
+        }
+
+    async def dial(self, endpoint: Endpoint, options: DialOptions) -> SocketStream:
+        """Connect within ``options.timeout`` seconds, and return the stream, which the caller closes.
+
+        Raises `DialError`.
+        """
+        with trio.move_on_after(options.timeout):
+            return await self._transports[type(endpoint)].dial(endpoint, options)
+        # A Hyper-V guest, or a vsock peer, that has no listener stays silent.
+        silent = isinstance(endpoint, HypervEndpoint | VsockEndpoint)
+        raise DialError(endpoint, Cause.NOBODY_LISTENING if silent else Cause.TIMED_OUT)
+
+    async def listen(self, endpoint: Endpoint, options: ListenOptions) -> list[Listener]:
+        """Bind and listen; the caller closes the listeners. Raises `ListenError`."""
+        return await self._transports[type(endpoint)].listen(endpoint, options)
+
+    def fault(self, endpoint: Endpoint, role: Role) -> str | None:
+        """Say why ``endpoint`` cannot be used in ``role`` on this machine; None when it can."""
+        return self._transports[type(endpoint)].fault(endpoint, role)
+
+
+class _Unavailable:
+    """Stands for the endpoints of a scheme that this machine cannot have."""
+
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
+
+    async def dial(self, endpoint: Endpoint, options: DialOptions) -> SocketStream:
+        raise DialError(endpoint, Cause.UNAVAILABLE, advice=self._reason)
+
+    async def listen(self, endpoint: Endpoint, options: ListenOptions) -> list[Listener]:
+        raise ListenError(endpoint, Cause.UNAVAILABLE, advice=self._reason)
+
+    def fault(self, endpoint: Endpoint, role: Role) -> str | None:
+        return self._reason
+
+
+def native_network() -> Network:
+    """The network of this machine as it is: Windows, a Linux guest of Hyper-V, or neither."""
+    return Network(_native_hyperv())
+
+
+def emulated_network(directory: Path, partition: UUID, *, enforce_registration: bool) -> Network:
+    """A network whose hyperv endpoints meet other processes in ``directory``."""
+    # Imported here, for a machine with Hyper-V has no use for them.
+    from hvbridge.transport.emulator import EmulatorTransport
+
+    if sys.platform == "win32":
+        from hvbridge.transport import emulator_tcp as carrier
+    else:
+        from hvbridge.transport import emulator_unix as carrier
+    return Network(
+        EmulatorTransport(directory, partition, carrier, enforce_registration=enforce_registration)
+    )
+
+
+def network_from_environment(environ: Mapping[str, str]) -> Network:
+    """Return the emulator that HVBRIDGE_EMULATOR and HVBRIDGE_PARTITION name, else this machine as it is.
+
+    Raises ValueError for a partition that is neither ``host`` nor a GUID.
+    """
+    directory = environ.get("HVBRIDGE_EMULATOR")
+    if not directory:
+        return native_network()
+    try:
+        partition = parse_partition(environ.get("HVBRIDGE_PARTITION") or "host")
+    except ValueError as error:
+        raise ValueError(f"HVBRIDGE_PARTITION: {error}") from None
+    return emulated_network(Path(directory), partition, enforce_registration=False)
+
+
+def _native_hyperv() -> Transport:
+    if sys.platform == "win32":
+        if not hasattr(socket, "AF_HYPERV"):
+            version = ".".join(map(str, sys.version_info[:3]))
+            return _Unavailable(
+                f"Python {version} has no Hyper-V sockets; run hvbridge on CPython 3.12 or later"
+            )
+        from hvbridge.transport.hyperv import HypervTransport
+
+        return HypervTransport()
+    if sys.platform == "linux" and Path("/sys/bus/vmbus").exists():
+        from hvbridge.transport.hyperv_guest import HypervGuestTransport
+
+        return HypervGuestTransport()
+    return _Unavailable(f"this machine has no Hyper-V; {_TO_EMULATE}")
+
+
+def _unix() -> Transport:
+    if sys.platform == "win32":
+        return _Unavailable("Python has no Unix-domain sockets on Windows; write tcp://127.0.0.1:PORT")
+    from hvbridge.transport import unix
+
+    return unix
+
+
+def _vsock() -> Transport:
+    if sys.platform != "linux":
+        return _Unavailable("AF_VSOCK is there on Linux only; write hyperv://VM/SERVICE")
+    from hvbridge.transport import vsock
+
+    return vsock

@@ -1,0 +1,127 @@
+"""TCP: names are resolved when they are dialled, and a listener binds every address of its name.
+
+Owns: tcp endpoints. Refuses: choosing among a name's addresses (trio's happy eyeballs do).
+"""
+
+import ipaddress
+import math
+import socket
+import sys
+
+import trio
+
+from hvbridge.endpoint import TcpEndpoint
+from hvbridge.stream import SocketStream
+from hvbridge.transport.errors import Cause, DialError, ListenError, dial_cause, listen_cause
+from hvbridge.transport.options import DialOptions, ListenOptions
+from hvbridge.transport.sockets import Listener, set_buffers
+
+if sys.platform == "darwin":
+    _KEEPALIVE_IDLE = socket.TCP_KEEPALIVE
+else:
+    _KEEPALIVE_IDLE = socket.TCP_KEEPIDLE
+
+
+async def dial(endpoint: TcpEndpoint, options: DialOptions) -> SocketStream:
+    """Connect, and return the stream, which the caller closes. Raises `DialError`."""
+    try:
+        family = _literal_family(endpoint.host)
+        if family is None:
+            sock = (await trio.open_tcp_stream(endpoint.host, endpoint.port)).socket
+        else:
+            sock = trio.socket.socket(family, socket.SOCK_STREAM)
+            try:
+                await sock.connect((endpoint.host, endpoint.port))
+            except BaseException:
+                sock.close()
+                raise
+        set_options(sock, options.tcp_keepalive)
+        return SocketStream(sock)
+    except socket.gaierror as error:
+        raise DialError(endpoint, Cause.NAME_UNKNOWN, error) from error
+    except OSError as error:
+        error = _first_failure(error)
+        raise DialError(endpoint, dial_cause(endpoint, error), error) from error
+
+
+async def listen(endpoint: TcpEndpoint, options: ListenOptions) -> list[Listener]:
+    """Bind every address that the host resolves to. Raises `ListenError`, and then none stays bound."""
+    listeners: list[Listener] = []
+    try:
+        found = await trio.socket.getaddrinfo(
+            endpoint.host, endpoint.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        port = endpoint.port
+        for family, kind, protocol, _, address in found:
+            sock = trio.socket.socket(family, kind, protocol)
+            listener = Listener(sock, str(endpoint), _accepted)
+            listeners.append(listener)
+            if sys.platform == "win32":
+                # There, SO_REUSEADDR would let another program take over the port.
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+            else:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            set_buffers(sock, options)
+            set_options(sock, options.tcp_keepalive)  # accepted sockets inherit them
+            # Where the system picks the port, it picks one for all addresses of a name.
+            await sock.bind((address[0], port, *address[2:]))
+            sock.listen(options.backlog)
+            port = sock.getsockname()[1]
+            listener.where = f"tcp://{address_text(sock.getsockname())}"
+    except OSError as error:
+        for listener in listeners:
+            listener.close()
+        cause = Cause.NAME_UNKNOWN if isinstance(error, socket.gaierror) else listen_cause(error)
+        raise ListenError(endpoint, cause, error) from error
+    return listeners
+
+
+def fault(endpoint: TcpEndpoint, role: str) -> str | None:
+    """Return None: whatever the grammar allows may be used."""
+    return None
+
+
+def address_text(address: tuple[object, ...]) -> str:
+    """A socket address as ``127.0.0.1:22`` or ``[::1]:22``."""
+    return f"[{address[0]}]:{address[1]}" if len(address) > 2 else f"{address[0]}:{address[1]}"
+
+
+def set_options(sock: trio.socket.SocketType, keepalive: float) -> None:
+    """Send small writes at once, and probe a peer that has been silent for ``keepalive`` seconds.
+
+    A peer that vanished (sleep, a pulled cable) is then noticed after that time and some ten probes, without
+    any limit on how long a living but idle connection may last. `math.inf` leaves the probes off.
+    """
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if math.isinf(keepalive):
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, _KEEPALIVE_IDLE, max(1, round(keepalive)))
+
+
+def _accepted(sock: trio.socket.SocketType, address: object) -> SocketStream:
+    stream = SocketStream(sock)
+    stream.peer = address_text(address)  # type: ignore[arg-type]
+    return stream
+
+
+def _literal_family(host: str) -> socket.AddressFamily | None:
+    """The family of an IP address; None for a name, and for an address with a scope."""
+    try:
+        version = ipaddress.ip_address(host).version
+    except ValueError:
+        return None
+    if "%" in host:
+        return None
+    return socket.AF_INET if version == 4 else socket.AF_INET6
+
+
+def _first_failure(error: OSError) -> OSError:
+    """The system's own error where trio tells of several attempts at once."""
+    if isinstance(error.__cause__, ExceptionGroup):
+        for attempt in error.__cause__.exceptions:
+            if isinstance(attempt, OSError):
+                return attempt
+    return error

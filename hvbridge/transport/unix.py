@@ -1,0 +1,115 @@
+"""Unix-domain sockets, on systems that have them.
+
+Owns: unix endpoints; a socket file is made for its owner only and removed with its listener.
+Refuses: removing a file that is no dead socket.
+"""
+
+import errno
+import socket
+import stat
+import sys
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from hvbridge.endpoint import UnixEndpoint
+from hvbridge.stream import SocketStream
+from hvbridge.transport.errors import DialError, ListenError, dial_cause, listen_cause
+from hvbridge.transport.options import DialOptions, ListenOptions
+from hvbridge.transport.sockets import Listener, set_buffers
+
+assert sys.platform != "win32", "CPython has no AF_UNIX there"
+
+_FIRST_RETRY = 0.005
+_LAST_RETRY = 0.1
+"""Seconds between tries while the other side's backlog is full, doubled from the first to the last."""
+
+
+async def dial(endpoint: UnixEndpoint, options: DialOptions) -> SocketStream:
+    """Connect, and return the stream, which the caller closes. Raises `DialError`."""
+    try:
+        stream = SocketStream(trio.socket.from_stdlib_socket(await connect(endpoint.path)))
+    except OSError as error:
+        raise DialError(endpoint, dial_cause(endpoint, error), error) from error
+    return stream
+
+
+async def connect(path: str) -> socket.socket:
+    """Connect a non-blocking socket to ``path``; waits while the listener's backlog is full.
+
+    Such a connect gives EAGAIN and has *not* begun, unlike a TCP connect in progress: waiting for
+    writability would take an unconnected socket for a connected one.
+    """
+    delay = _FIRST_RETRY
+    while True:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.setblocking(False)
+            sock.connect(path)
+        except BlockingIOError:
+            sock.close()
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            return sock
+        await trio.sleep(delay)
+        delay = min(2 * delay, _LAST_RETRY)
+
+
+async def listen(endpoint: UnixEndpoint, options: ListenOptions) -> list[Listener]:
+    """Bind ``endpoint``'s path with mode 0600. Raises `ListenError`."""
+    try:
+        sock = bind(endpoint.path, options)
+    except OSError as error:
+        raise ListenError(endpoint, listen_cause(error), error) from error
+    return [Listener(sock, str(endpoint), partial(_accepted, str(endpoint)), partial(remove, endpoint.path))]
+
+
+def bind(path: str, options: ListenOptions) -> trio.socket.SocketType:
+    """Bind and listen, over the dead socket of a listener that is gone. Raises OSError."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        wrapped = trio.socket.from_stdlib_socket(sock)
+        set_buffers(wrapped, options)
+        try:
+            sock.bind(path)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or not _is_dead(path):
+                raise
+            Path(path).unlink()
+            sock.bind(path)
+        # Nobody can connect before listen(), so there is no moment in which others may.
+        Path(path).chmod(0o600)
+        sock.listen(options.backlog)
+    except BaseException:
+        sock.close()
+        raise
+    return wrapped
+
+
+def remove(path: str) -> None:
+    """Remove a listener's socket file."""
+    with suppress(OSError):
+        Path(path).unlink()
+
+
+def fault(endpoint: UnixEndpoint, role: str) -> str | None:
+    """Return None: whatever the grammar allows may be used."""
+    return None
+
+
+def _is_dead(path: str) -> bool:
+    """Whether ``path`` is a socket on which nobody listens any more."""
+    if not stat.S_ISSOCK(Path(path).stat().st_mode):
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        return probe.connect_ex(path) == errno.ECONNREFUSED
+
+
+def _accepted(where: str, sock: trio.socket.SocketType, address: object) -> SocketStream:
+    stream = SocketStream(sock)
+    stream.peer = where  # a Unix client has no address of its own
+    return stream

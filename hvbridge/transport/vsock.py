@@ -1,0 +1,81 @@
+"""AF_VSOCK on Linux: a guest's way to its host, and, over hv_sock, the guest's half of Hyper-V sockets.
+
+Owns: vsock endpoints, and what is peculiar to AF_VSOCK. Refuses: GUIDs (`hyperv_guest` translates them).
+"""
+
+import errno
+import math
+import socket
+import struct
+
+import trio
+
+from hvbridge.endpoint import VsockEndpoint
+from hvbridge.stream import SocketStream
+from hvbridge.transport.errors import DialError, ListenError, dial_cause, listen_cause
+from hvbridge.transport.options import DialOptions, ListenOptions
+from hvbridge.transport.sockets import Listener, set_buffers
+
+_AF_VSOCK = 40
+"""socket.AF_VSOCK, which only CPython on Linux has."""
+_CONNECT_TIMEOUT = 6
+"""SO_VM_SOCKETS_CONNECT_TIMEOUT at level AF_VSOCK, a struct timeval (linux/vm_sockets.h)."""
+_LONGEST_TIMEOUT = 300.0
+"""Seconds: as long as Hyper-V sockets may wait on Windows."""
+
+
+class VsockStream(SocketStream):
+    """A stream over AF_VSOCK."""
+
+    def read_failed(self, error: OSError) -> None:
+        """Take EIO for the end of the data: some kernels of 2026 report it after the peer's FIN."""
+        if error.errno != errno.EIO:
+            raise error
+
+
+async def dial(endpoint: VsockEndpoint, options: DialOptions) -> SocketStream:
+    """Connect, and return the stream, which the caller closes. Raises `DialError`.
+
+    The kernel gives up after 2 s by default; it is given the dial's own time instead.
+    """
+    try:
+        sock = trio.socket.socket(_AF_VSOCK, socket.SOCK_STREAM)
+        try:
+            timeout = min(options.timeout, _LONGEST_TIMEOUT)
+            whole = math.floor(timeout)
+            timeval = struct.pack("@ll", whole, int((timeout - whole) * 1e6))
+            sock.setsockopt(_AF_VSOCK, _CONNECT_TIMEOUT, timeval)
+            await sock.connect((endpoint.cid, endpoint.port))
+        except BaseException:
+            sock.close()
+            raise
+    except OSError as error:
+        raise DialError(endpoint, dial_cause(endpoint, error), error) from error
+    return VsockStream(sock)
+
+
+async def listen(endpoint: VsockEndpoint, options: ListenOptions) -> list[Listener]:
+    """Bind and listen. Raises `ListenError`."""
+    try:
+        sock = trio.socket.socket(_AF_VSOCK, socket.SOCK_STREAM)
+        try:
+            set_buffers(sock, options)
+            await sock.bind((endpoint.cid, endpoint.port))
+            sock.listen(options.backlog)
+        except BaseException:
+            sock.close()
+            raise
+    except OSError as error:
+        raise ListenError(endpoint, listen_cause(error), error) from error
+    return [Listener(sock, str(endpoint), _accepted)]
+
+
+def fault(endpoint: VsockEndpoint, role: str) -> str | None:
+    """Return None: whatever the grammar allows may be used."""
+    return None
+
+
+def _accepted(sock: trio.socket.SocketType, address: object) -> SocketStream:
+    stream = VsockStream(sock)
+    stream.peer = str(VsockEndpoint(*address))  # type: ignore[misc]
+    return stream
