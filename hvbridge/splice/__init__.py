@@ -1,0 +1,57 @@
+"""Moving the bytes of a connection between its client and its upstream, both ways, until both have ended.
+
+Owns: when and how a spliced connection ends, and its account. Refuses: how the streams came to be.
+
+`open_splicer` picks how bytes move: the portable pumps, or on Linux a plane of epoll and splice(2). Both keep the
+same promises and pass the same tests.
+"""
+
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Protocol
+
+import trio
+
+from hvbridge.splice.limits import Limits
+from hvbridge.splice.portable import PortableSplicer
+from hvbridge.splice.transfer import Reason, Transfer
+from hvbridge.splice.watch import Watch
+from hvbridge.stream import Stream
+
+if sys.platform == "linux":
+    from hvbridge.splice.plane import PlaneSplicer
+
+__all__ = ["Limits", "Reason", "Splicer", "Transfer", "open_splicer"]
+
+
+class Splicer(Protocol):
+    """Moves the bytes of any number of connections."""
+
+    async def splice(self, client: Stream, upstream: Stream, limits: Limits, transfer: Transfer) -> None:
+        """Move bytes both ways until the connection has ended, and account for it in ``transfer``.
+
+        Owns both streams from the call on and closes both, however it ends: cleanly after both directions ended
+        cleanly, by `Stream.abort` after a failure, a limit or a cancellation. EOF is passed on, and the other
+        direction lives on until its own. A reset of one side is a reset for the other, never a clean EOF.
+
+        What a peer or a limit does is told by ``transfer.reason`` and ``transfer.detail``, and raises nothing.
+        """
+
+
+@asynccontextmanager
+async def open_splicer() -> AsyncIterator[Splicer]:
+    """Open the best splicer for this system.
+
+    Every `Splicer.splice` must have returned before the block is left.
+    """
+    watch = Watch()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch.run)
+        if sys.platform == "linux":
+            plane = PlaneSplicer(watch)
+            nursery.start_soon(plane.run)
+            yield plane
+        else:
+            yield PortableSplicer(watch)
+        nursery.cancel_scope.cancel()

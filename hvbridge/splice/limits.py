@@ -1,0 +1,17 @@
+"""How long a spliced connection may last. Owns the three limits; refuses to watch them (`watch` does)."""
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Seconds after which a splice is cut; `math.inf` is off.
+
+    ``idle_timeout`` counts from the last byte either way. ``half_close_timeout`` counts likewise, but only once one
+    direction has ended. ``max_lifetime`` counts from the start.
+    """
+
+    idle_timeout: float = math.inf
+    half_close_timeout: float = math.inf
+    max_lifetime: float = math.inf

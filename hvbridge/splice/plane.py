@@ -1,0 +1,256 @@
+"""The splice on Linux: one task moves the bytes of all connections, as their sockets become ready.
+
+Owns: the epoll instance, and turning its events into the moves of pumps and the fates of pairs. Refuses: how
+bytes move (`pump`), and the rules of ending (`pair`).
+
+A connection's own task sleeps until its pair is over; cancelling it abandons the pair. Each socket is
+registered once, edge-triggered: a pump goes on until it must wait, and so every event is news.
+"""
+
+# ruff: noqa: E402  (the assertion must come first, so that nothing below is type-checked for other systems)
+
+import os
+import select
+import socket
+import sys
+from typing import TypeGuard
+
+import outcome
+import trio
+
+assert sys.platform == "linux"
+
+from hvbridge.splice.limits import Limits
+from hvbridge.splice.pair import CLIENT, UPSTREAM, Pair
+from hvbridge.splice.pipes import PipePool
+from hvbridge.splice.portable import PortableSplicer
+from hvbridge.splice.pump import (
+    BLOCKED,
+    BUFFER_SIZE,
+    DRAINED,
+    UNFINISHED,
+    Pump,
+    ReadFailedError,
+    WriteFailedError,
+)
+from hvbridge.splice.transfer import Transfer
+from hvbridge.splice.watch import Watch
+from hvbridge.stream import SocketStream, Stream
+
+_ARRIVING = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
+_ROOM = select.EPOLLOUT
+"""Asked for only while a socket blocks a pump: a Unix socket would tell of it after every message."""
+_NO_MORE = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+_EVENTS_AT_ONCE = 256
+
+_PLAIN = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
+"""Families of which splice(2) is worth it, and of which a short read has taken all there was. Not AF_VSOCK:
+hv_sock gives out one packet a read, and moves bytes only by copying."""
+
+
+class PlaneSplicer:
+    """Splices connected sockets; other streams go the portable way."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+        self._portable = PortableSplicer(watch)
+        self._epoll = select.epoll()
+        self._pumps: dict[int, tuple[_Pump, _Pump]] = {}
+        """For each socket, the pump that reads it and the pump that writes it."""
+        self._unfinished: list[_Pump] = []
+        self._pipes = PipePool()
+        self._buffer = memoryview(bytearray(BUFFER_SIZE))
+        self._now = 0.0
+        with socket.socket() as probe:
+            self._socket_type = type(trio.socket.from_stdlib_socket(probe))
+
+    async def splice(self, client: Stream, upstream: Stream, limits: Limits, transfer: Transfer) -> None:
+        """See `hvbridge.splice.Splicer.splice`."""
+        if not (self._takes(client) and self._takes(upstream)):
+            await self._portable.splice(client, upstream, limits, transfer)
+            return
+        pair = _Pair(self, client, upstream, limits, transfer)
+        try:
+            self._enter(pair)
+            await trio.lowlevel.wait_task_rescheduled(pair.abandon)
+        except BaseException:
+            self.leave(pair)
+            client.abort()
+            upstream.abort()
+            raise
+
+    def _takes(self, stream: Stream) -> TypeGuard[SocketStream]:
+        # A socket of a custom factory may have no descriptor, or mean something else by it.
+        return isinstance(stream, SocketStream) and type(stream.socket) is self._socket_type
+
+    # The plane's own task.
+
+    async def run(self) -> None:
+        """Move bytes until cancelled."""
+        try:
+            while True:
+                if self._unfinished:
+                    await trio.lowlevel.checkpoint()
+                else:
+                    await trio.lowlevel.wait_readable(self._epoll.fileno())
+                self._turn()
+        finally:
+            self._epoll.close()
+            self._pipes.close()
+
+    def _turn(self) -> None:
+        self._now = trio.current_time()
+        unfinished, self._unfinished = self._unfinished, []
+        for fd, events in self._epoll.poll(0, _EVENTS_AT_ONCE):
+            pumps = self._pumps.get(fd)
+            if pumps is not None:  # else its pair ended earlier in this turn
+                self._ready(*pumps, events)
+        for pump in unfinished:
+            self._go(pump)
+
+    def _ready(self, reader: "_Pump", writer: "_Pump", events: int) -> None:
+        """Serve ``events`` of the socket that ``reader`` reads and ``writer`` writes."""
+        if events & _NO_MORE:
+            reader.thorough = True
+        if events & ~_ROOM and not reader.blocked:
+            self._go(reader)
+        if writer.blocked:
+            if events & ~_ARRIVING:
+                writer.blocked = False
+                self._go(writer)
+        elif events & _ROOM and writer.armed and not writer.done:
+            writer.armed = False
+            self._epoll.modify(writer.dst, _ARRIVING)
+        if events & select.EPOLLERR and not writer.done:
+            self._broken(writer)
+
+    def _go(self, pump: "_Pump") -> None:
+        """Let ``pump`` move, and draw the conclusions."""
+        if pump.done:
+            return
+        pair = pump.pair
+        try:
+            state = pump.move(self._now)
+            if state == DRAINED:
+                pass
+            elif state == BLOCKED:
+                self._await_room(pump)
+            elif state == UNFINISHED:
+                self._unfinished.append(pump)
+            else:
+                self._ended(pump, None)
+        except ReadFailedError as failure:
+            self._ended(pump, failure.error)
+        except WriteFailedError as failure:
+            self._refused(pump, failure.error)
+        except Exception as bug:  # ends this connection by itself, not all of them
+            pair.crash(bug)
+
+    def _await_room(self, pump: "_Pump") -> None:
+        pump.blocked = True
+        if not pump.armed:
+            pump.armed = True
+            self._epoll.modify(pump.dst, _ARRIVING | _ROOM)
+
+    def _ended(self, pump: "_Pump", error: OSError | None) -> None:
+        """The side that ``pump`` reads gave no more: by a read of nothing, or a failed one."""
+        pair, side = pump.pair, pump.side
+        src, dst = pair.streams[side], pair.streams[1 - side]
+        try:
+            if error is None:
+                src.read_ended()
+            else:
+                src.read_failed(error)
+        except OSError as verdict:
+            pair.lost(side, verdict)
+            return
+        try:
+            dst.shut_down_writing()
+        except OSError as refusal:
+            self._refused(pump, refusal)
+            return
+        pump.stop()
+        pair.ended(side, self._now)
+        self._watch.look_after(pair)
+
+    def _refused(self, pump: "_Pump", error: OSError) -> None:
+        """The side that ``pump`` writes takes no more."""
+        pump.stop()
+        pump.pair.refused(1 - pump.side, error, self._now)
+        self._watch.look_after(pump.pair)
+
+    def _broken(self, writer: "_Pump") -> None:
+        """A socket failed, but what it received before still waits for the other side to take it.
+
+        It is the same as a failed write: the direction to it is at its end, the one from it lives on.
+        """
+        failed = writer.pair.streams[1 - writer.side].socket
+        code = failed.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            self._refused(writer, OSError(code, os.strerror(code)))
+
+    # Connections come and go.
+
+    def _enter(self, pair: "_Pair") -> None:
+        client, upstream = pair.fds
+        plain = all(stream.socket.family in _PLAIN for stream in pair.streams)
+        up = Pump(pair, CLIENT, client, upstream, plain, self._buffer, self._pipes)
+        down = Pump(pair, UPSTREAM, upstream, client, plain, self._buffer, self._pipes)
+        self._pumps[client] = up, down
+        self._pumps[upstream] = down, up
+        self._watch.look_after(pair)
+        self._epoll.register(client, _ARRIVING)
+        self._epoll.register(upstream, _ARRIVING)
+
+    def leave(self, pair: "_Pair") -> None:
+        """Forget ``pair``, whose sockets its caller then closes, which also takes them out of the epoll."""
+        for fd in pair.fds:
+            reader, _ = self._pumps.pop(fd)
+            reader.stop()
+        pair.fds = ()
+        self._watch.forget(pair)
+
+
+class _Pair(Pair):
+    """A pair at whose end its connection's task wakes."""
+
+    __slots__ = ("_plane", "_task", "fds", "streams")
+
+    def __init__(
+        self,
+        plane: PlaneSplicer,
+        client: SocketStream,
+        upstream: SocketStream,
+        limits: Limits,
+        transfer: Transfer,
+    ) -> None:
+        super().__init__(limits, transfer, trio.current_time())
+        self.streams = client, upstream
+        self.fds: tuple[int, ...] = client.socket.fileno(), upstream.socket.fileno()
+        self._plane = plane
+        self._task = trio.lowlevel.current_task()
+
+    def finish(self) -> None:
+        super().finish()
+        self._plane.leave(self)
+        for stream in self.streams:
+            if self.cut:
+                stream.abort()
+            else:
+                stream.close()
+        trio.lowlevel.reschedule(self._task)
+
+    def crash(self, bug: Exception) -> None:
+        """End with an exception out of the connection's splice."""
+        self.over = True
+        self._plane.leave(self)
+        trio.lowlevel.reschedule(self._task, outcome.Error(bug))
+
+    def abandon(self, _: object) -> trio.lowlevel.Abort:
+        """The connection's task is cancelled, and closes both sides itself."""
+        self.over = True
+        self._plane.leave(self)
+        return trio.lowlevel.Abort.SUCCEEDED
+
+
+_Pump = Pump[_Pair]

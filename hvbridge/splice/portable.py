@@ -1,0 +1,109 @@
+"""The splice on every system and over every stream: two pumps, each a loop of receive and send.
+
+Owns: the pumps and their buffers. A pump waits without a buffer wherever its stream can, so that an idle
+connection holds none; it receives only after it has sent, which is the backpressure.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import trio
+
+from hvbridge.splice.limits import Limits
+from hvbridge.splice.pair import CLIENT, UPSTREAM, Pair
+from hvbridge.splice.transfer import Transfer
+from hvbridge.splice.watch import Watch
+from hvbridge.stream import Stream
+
+_BUFFER_SIZE = 128 * 1024
+"""Bytes of a read: what WSL's own Hyper-V relays use; more gains nothing over local sockets."""
+
+_SPARE_BUFFERS = 32
+"""Buffers kept for reuse (4 MiB); more are made while more are in use."""
+
+
+class PortableSplicer:
+    """Splices streams of any kind."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+        self._spare: list[memoryview] = []
+
+    async def splice(self, client: Stream, upstream: Stream, limits: Limits, transfer: Transfer) -> None:
+        """See `hvbridge.splice.Splicer.splice`."""
+        pair = _Pair(limits, transfer, trio.current_time())
+        try:
+            async with trio.open_nursery() as nursery:
+                pair.scope = nursery.cancel_scope
+                self._watch.look_after(pair)
+                nursery.start_soon(self._pump, pair, CLIENT, client, upstream)
+                await self._pump(pair, UPSTREAM, upstream, client)
+            if not pair.cut:
+                await client.aclose()
+                await upstream.aclose()
+        finally:
+            self._watch.forget(pair)
+            client.abort()  # nothing happens to what is closed
+            upstream.abort()
+
+    async def _pump(self, pair: Pair, side: int, src: Stream, dst: Stream) -> None:
+        """Move the data of ``side`` until it ends or fails, and tell the pair which."""
+        received = 1
+        while received:
+            try:
+                await src.wait_receive_might_not_block()
+                with self._buffer() as buffer:
+                    received = await src.receive_into(buffer)
+                    pair.received(side, received, trio.current_time())
+                    await _pass_on(buffer[:received], dst)
+            except _Refused as failure:
+                pair.refused(1 - side, failure.cause, trio.current_time())
+                break
+            except trio.BrokenResourceError as failure:
+                pair.lost(side, _cause(failure))
+                break
+        else:
+            pair.ended(side, trio.current_time())
+        if not pair.over:
+            self._watch.look_after(pair)  # the half-close timeout counts from now
+
+    @contextmanager
+    def _buffer(self) -> Iterator[memoryview]:
+        buffer = self._spare.pop() if self._spare else memoryview(bytearray(_BUFFER_SIZE))
+        try:
+            yield buffer
+        finally:
+            if len(self._spare) < _SPARE_BUFFERS:
+                self._spare.append(buffer)
+
+
+class _Pair(Pair):
+    """A pair that ends by the cancellation of its pumps."""
+
+    __slots__ = ("scope",)
+    scope: trio.CancelScope
+
+    def finish(self) -> None:
+        super().finish()
+        self.scope.cancel()
+
+
+class _Refused(Exception):
+    """The side written to takes no more."""
+
+    def __init__(self, cause: OSError | None) -> None:
+        self.cause = cause
+
+
+async def _pass_on(data: memoryview, dst: Stream) -> None:
+    try:
+        if data:
+            await dst.send_all(data)
+        else:
+            await dst.send_eof()
+    except trio.BrokenResourceError as error:
+        raise _Refused(_cause(error)) from error
+
+
+def _cause(error: trio.BrokenResourceError) -> OSError | None:
+    return error.__cause__ if isinstance(error.__cause__, OSError) else None
