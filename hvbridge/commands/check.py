@@ -1,0 +1,77 @@
+"""`hvbridge check`, and reading a config for any command.
+
+Owns: how a plan and how faults are shown.
+"""
+
+import json
+import math
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from hvbridge import compose
+from hvbridge.commands.console import EXIT_OK, EXIT_USAGE
+from hvbridge.config import Config, ConfigError, EmulatorSettings, Forward, load_config
+from hvbridge.endpoint import Endpoint
+from hvbridge.transport.network import Role
+from hvbridge.units import format_duration
+
+
+def check(path: Path, *, as_json: bool) -> int:
+    """Print the faults of the config at ``path``, or its plan; return the exit code."""
+    try:
+        config = load(path)
+    except ConfigError as error:
+        if as_json:
+            faults = [
+                {"file": fault.file, "line": fault.line, "column": fault.column, "where": fault.where}
+                | {"message": fault.message}
+                for fault in error.faults
+            ]
+            typer.echo(json.dumps({"ok": False, "faults": faults}, indent=2))
+        else:
+            print_faults(error)
+        return EXIT_USAGE
+    if as_json:
+        plan = [_plan(forward) for forward in config.forwards]
+        typer.echo(json.dumps({"ok": True, "forwards": plan}, indent=2))
+    else:
+        Console().print(_plan_table(config))
+    return EXIT_OK
+
+
+def load(path: Path) -> Config:
+    """Load and check a config for this machine. Raises `ConfigError`."""
+    return load_config(path, environ=os.environ, endpoint_fault=_endpoint_fault)
+
+
+def print_faults(error: ConfigError) -> None:
+    """One fault a line on standard error, in the form that editors and terminals make clickable."""
+    for fault in error.faults:
+        print(fault, file=sys.stderr)  # noqa: T201
+
+
+def _endpoint_fault(emulator: EmulatorSettings | None) -> Callable[[Endpoint, Role], str | None]:
+    return compose.network_of(emulator, os.environ).fault
+
+
+def _plan(forward: Forward) -> dict[str, object]:
+    """A forward's settings, as JSON has them: seconds, bytes, and null for off."""
+    plan = forward.model_dump(mode="json")
+    return {key: None if value == math.inf else value for key, value in plan.items()}
+
+
+def _plan_table(config: Config) -> Table:
+    table = Table("forward", "listen", "connect", "limits", box=None, header_style="bold", pad_edge=False)
+    for forward in config.forwards:
+        limits = [f"{forward.max_connections} connections", f"dial {format_duration(forward.dial_timeout)}"]
+        for name, seconds in (("idle", forward.idle_timeout), ("lifetime", forward.max_lifetime)):
+            if seconds != math.inf:
+                limits.append(f"{name} {format_duration(seconds)}")
+        table.add_row(forward.name, str(forward.listen), str(forward.connect), ", ".join(limits))
+    return table

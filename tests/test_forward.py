@@ -1,0 +1,261 @@
+"""The way of one connection, with scripted clients, dials and splices, in virtual time."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import pytest
+import trio
+import trio.testing
+
+from hvbridge.endpoint import TcpEndpoint
+from hvbridge.forward import Forward, Record
+from hvbridge.splice import Limits, Reason, Transfer
+from hvbridge.transport.errors import Cause, DialError
+from hvbridge.transport.sockets import HandshakeError
+
+UPSTREAM = TcpEndpoint("192.0.2.1", 22)
+
+
+class Client:
+    """An accepted stream, as far as a forward handles it."""
+
+    def __init__(self, peer: str = "client", handshake: Exception | None = None) -> None:
+        self.peer = peer
+        self.aborted = False
+        self._handshake = handshake
+
+    async def do_handshake(self) -> None:
+        if self._handshake is not None:
+            raise self._handshake
+
+    def abort(self) -> None:
+        self.aborted = True
+
+    async def aclose(self) -> None:
+        self.aborted = True
+
+
+class Listener(trio.abc.Listener[Client]):  # type: ignore[type-var]
+    """Hands out the clients that a test sends, and counts how many were taken."""
+
+    def __init__(self) -> None:
+        self.send, self._receive = trio.open_memory_channel[Client](100)
+        self.accepted = 0
+        self.closed = False
+
+    async def accept(self) -> Client:
+        client = await self._receive.receive()
+        self.accepted += 1
+        return client
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+@dataclass
+class Splices:
+    """A splicer that ends each splice when the test says so."""
+
+    end: trio.Event = field(default_factory=trio.Event)
+    limits: list[Limits] = field(default_factory=list)
+
+    async def splice(self, client: Client, upstream: Client, limits: Limits, transfer: Transfer) -> None:
+        self.limits.append(limits)
+        transfer.client_to_upstream, transfer.upstream_to_client = 3, 5
+        await self.end.wait()
+        transfer.reason = Reason.EOF
+
+
+@dataclass
+class Stage:
+    """A forward at work, with everything around it."""
+
+    forward: Forward
+    listener: Listener
+    splices: Splices
+    records: list[Record]
+    nursery: trio.Nursery
+
+    async def admit(self, *clients: Client) -> None:
+        """Let clients connect, and everything happen that can."""
+        for client in clients:
+            await self.listener.send.send(client)
+        await trio.testing.wait_all_tasks_blocked()
+
+
+async def answer() -> Client:
+    return Client("upstream")
+
+
+@pytest.fixture
+def stage(nursery: trio.Nursery) -> Callable[..., Stage]:
+    def make(
+        dial: Callable[[], Awaitable[Client]] = answer,
+        max_connections: int = 100,
+        max_pending_dials: int = 100,
+        dial_timeout: float = 10.0,
+        limits: Limits | None = None,
+    ) -> Stage:
+        records: list[Record] = []
+        splices, listener = Splices(), Listener()
+        forward = Forward(
+            "ssh",
+            UPSTREAM,
+            dial=dial,  # type: ignore[arg-type]
+            splicer=splices,  # type: ignore[arg-type]
+            limits=limits or Limits(),
+            dial_timeout=dial_timeout,
+            max_connections=max_connections,
+            max_pending_dials=max_pending_dials,
+            account=records.append,
+        )
+        nursery.start_soon(forward.serve, [listener], nursery)
+        return Stage(forward, listener, splices, records, nursery)
+
+    return make
+
+
+async def test_a_connection_leaves_exactly_one_whole_record(stage: Callable[..., Stage]) -> None:
+    """The closing record names forward, peer and upstream, and carries counts, times and the reason."""
+    at_work = stage()
+    await at_work.admit(Client("198.51.100.7:5000"))
+    assert at_work.records == []
+    at_work.splices.end.set()
+    await trio.testing.wait_all_tasks_blocked()
+    (record,) = at_work.records
+    assert (record.forward, record.peer, record.upstream) == ("ssh", "198.51.100.7:5000", UPSTREAM)
+    assert (record.transfer.client_to_upstream, record.transfer.upstream_to_client) == (3, 5)
+    assert record.transfer.reason is Reason.EOF
+    assert record.dial_seconds is not None
+    assert record.seconds >= record.dial_seconds
+
+
+async def test_the_limits_reach_the_splice(stage: Callable[..., Stage]) -> None:
+    """Each splice is given the forward's limits."""
+    limits = Limits(idle_timeout=1, half_close_timeout=2, max_lifetime=3)
+    at_work = stage(limits=limits)
+    await at_work.admit(Client())
+    assert at_work.splices.limits == [limits]
+
+
+async def test_a_failed_dial_cuts_the_client_and_is_recorded(stage: Callable[..., Stage]) -> None:
+    """The client is reset, not ended cleanly, and the record has the whole message."""
+
+    async def refuse() -> Client:
+        raise DialError(UPSTREAM, Cause.REFUSED)
+
+    at_work = stage(dial=refuse)
+    client = Client()
+    await at_work.admit(client)
+    (record,) = at_work.records
+    assert client.aborted
+    assert record.transfer.reason is Reason.DIAL_FAILED
+    assert record.transfer.detail == str(DialError(UPSTREAM, Cause.REFUSED))
+    assert record.dial_seconds is None
+
+
+async def test_a_hanging_dial_harms_no_other_connection(stage: Callable[..., Stage]) -> None:
+    """While one dial hangs, later connections are accepted, dialled and spliced."""
+    dialled = 0
+
+    async def dial() -> Client:
+        nonlocal dialled
+        dialled += 1
+        if dialled == 1:
+            await trio.sleep_forever()
+        return Client("upstream")
+
+    at_work = stage(dial=dial)
+    await at_work.admit(Client(), Client(), Client())
+    assert dialled == 3
+    assert len(at_work.splices.limits) == 2
+
+
+async def test_dials_at_once_are_bounded(
+    stage: Callable[..., Stage], autojump_clock: trio.testing.MockClock
+) -> None:
+    """Above max_pending_dials a connection waits its turn, at most for the dial timeout."""
+    pending = 0
+
+    async def hang() -> Client:
+        nonlocal pending
+        pending += 1
+        await trio.sleep_forever()
+        raise AssertionError
+
+    at_work = stage(dial=hang, max_pending_dials=2, dial_timeout=10)
+    clients = [Client() for _ in range(5)]
+    await at_work.admit(*clients)
+    assert pending == 2
+    await trio.sleep(10.5)
+    assert [record.transfer.reason for record in at_work.records] == [Reason.DIAL_FAILED] * 3
+    assert "max_pending_dials" in at_work.records[0].transfer.detail
+    assert pending == 2
+
+
+async def test_a_permit_is_taken_before_accept(stage: Callable[..., Stage]) -> None:
+    """At max_connections nothing more is accepted, until a connection has closed."""
+    at_work = stage(max_connections=2)
+    await at_work.admit(Client(), Client(), Client())
+    assert at_work.listener.accepted == 2
+    at_work.splices.end.set()
+    await trio.testing.wait_all_tasks_blocked()
+    assert at_work.listener.accepted == 3
+
+
+async def test_a_connection_that_failed_gives_its_permit_back(stage: Callable[..., Stage]) -> None:
+    """Failed dials do not use up max_connections."""
+
+    async def refuse() -> Client:
+        raise DialError(UPSTREAM, Cause.REFUSED)
+
+    at_work = stage(dial=refuse, max_connections=1)
+    await at_work.admit(*(Client() for _ in range(10)))
+    assert len(at_work.records) == 10
+
+
+async def test_a_failed_handshake_ends_that_connection_only(stage: Callable[..., Stage]) -> None:
+    """A client that does not say who it is is cut, recorded, and nobody is dialled for it."""
+    at_work = stage()
+    stranger = Client(handshake=HandshakeError("it said nothing"))
+    await at_work.admit(stranger, Client())
+    (record,) = at_work.records
+    assert stranger.aborted
+    assert (record.transfer.reason, record.transfer.detail) == (Reason.ERROR_ON_CLIENT, "it said nothing")
+    assert len(at_work.splices.limits) == 1
+
+
+async def test_a_bug_ends_its_connection_only(stage: Callable[..., Stage]) -> None:
+    """An unexpected exception is recorded as an internal error, and the forward goes on."""
+    bug = LookupError("a bug")
+    dialled = 0
+
+    async def dial() -> Client:
+        nonlocal dialled
+        dialled += 1
+        if dialled == 1:
+            raise bug
+        return Client("upstream")
+
+    at_work = stage(dial=dial)
+    broken = Client()
+    await at_work.admit(broken, Client())
+    (record,) = at_work.records
+    assert broken.aborted
+    assert (record.transfer.reason, record.bug) == (Reason.INTERNAL_ERROR, bug)
+    assert len(at_work.splices.limits) == 1
+
+
+async def test_cancelling_records_a_shutdown(stage: Callable[..., Stage]) -> None:
+    """A connection that the bridge ends is recorded so, with what had passed."""
+    at_work = stage()
+    async with trio.open_nursery() as connections:
+        listener = Listener()
+        await listener.send.send(Client())
+        connections.start_soon(at_work.forward.serve, [listener], connections)
+        await trio.testing.wait_all_tasks_blocked()
+        connections.cancel_scope.cancel()
+    (record,) = at_work.records
+    assert record.transfer.reason is Reason.SHUTDOWN
+    assert record.transfer.client_to_upstream == 3
+    assert listener.closed
