@@ -7,7 +7,7 @@ Refuses: which values a setting takes, apart from a bound that keeps the arithme
 import math
 import re
 
-from hvbridge.wording import kind_of, quote
+from hvbridge.wording import shown
 
 OFF = math.inf
 """The duration that `"off"` stands for: a deadline that far never comes."""
@@ -52,16 +52,16 @@ def parse_duration(value: object, *, off: bool = False) -> float:
     if isinstance(value, str):
         match = _DURATION.fullmatch(value)
         if match is None:
-            raise UnitError(f"{quote(value)} is not a duration; {advice}")
+            raise UnitError(f"{shown(value)} is not a duration; {advice}")
         seconds = float(match[1]) * _SECONDS[match[2] or "s"]
     elif isinstance(value, int | float) and not isinstance(value, bool):
         if not 0 <= value <= MAX_DURATION:  # before float(), which a huge int overflows; false for NaN
-            raise UnitError(f"{value} is not between 0 seconds and a year; {advice}")
+            raise UnitError(f"{shown(value)} is not between 0 seconds and a year; {advice}")
         seconds = float(value)
     else:
-        raise UnitError(f"{kind_of(value)} is not a duration; {advice}")
+        raise UnitError(f"{shown(value)} is not a duration; {advice}")
     if seconds > MAX_DURATION:
-        raise UnitError(f"{value} is longer than a year; {advice}")
+        raise UnitError(f"{shown(value)} is longer than a year; {advice}")
     return round(seconds, _DIGITS_AFTER_POINT)
 
 
@@ -89,16 +89,14 @@ def parse_size(value: object) -> int:
     if isinstance(value, str):
         match = _SIZE.fullmatch(value)
         if match is None:
-            raise UnitError(f"{quote(value)} is not a size; {advice}")
+            raise UnitError(f"{shown(value)} is not a size; {advice}")
         size = int(match[1]) * _BYTES[match[2] or "B"]
     elif isinstance(value, int) and not isinstance(value, bool):
         size = value
     else:
-        raise UnitError(f"{kind_of(value)} is not a size; {advice}")
+        raise UnitError(f"{shown(value)} is not a size; {advice}")
     if not 0 <= size <= MAX_SIZE:
-        raise UnitError(
-            f"a size of {'less than 0' if size < 0 else 'that many'} bytes does not exist; {advice}"
-        )
+        raise UnitError(f"{shown(value)} is out of range; {advice}")
     return size
 
 

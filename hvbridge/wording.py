@@ -9,6 +9,8 @@ from collections.abc import Iterable
 _LONGEST = 80
 """Characters: a longer text says no more, and pushes the advice out of sight."""
 
+_LONGEST_NUMBER = 10**20
+
 
 def printable(text: str) -> str:
     """Return ``text`` on one line: cut when long, with nothing in it that could steer a terminal."""
@@ -19,6 +21,21 @@ def printable(text: str) -> str:
 def quote(text: str) -> str:
     """Return ``text`` as `printable` does, in double quotes."""
     return f'"{printable(text)}"'
+
+
+def shown(value: object) -> str:
+    """Return how a message shows a value from a TOML file: quoted, as a number, or as the kind that it is."""
+    match value:
+        case str():
+            return quote(value)
+        case bool():
+            return "a boolean"
+        case int() if abs(value) > _LONGEST_NUMBER:  # str() refuses thousands of digits
+            return "a huge number" if value > 0 else "a huge negative number"
+        case int() | float():
+            return str(value)
+        case _:
+            return kind_of(value)
 
 
 def nearest(word: str, candidates: Iterable[str]) -> str | None:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from hvbridge import compose
 from hvbridge.commands.console import EXIT_OK, EXIT_USAGE
+from hvbridge.commands.tables import print_forwards
 from hvbridge.config import Config, ConfigError, EmulatorSettings, Forward, load_config
 from hvbridge.endpoint import Endpoint
 from hvbridge.transport.network import Role
@@ -38,10 +38,10 @@ def check(path: Path, *, as_json: bool) -> int:
             print_faults(error)
         return EXIT_USAGE
     if as_json:
-        plan = [_plan(forward) for forward in config.forwards]
+        plan = [forward.model_dump(mode="json") for forward in config.forwards]
         typer.echo(json.dumps({"ok": True, "forwards": plan}, indent=2))
     else:
-        Console().print(_plan_table(config))
+        print_forwards(Console(), map(_plan_row, config.forwards), "limits")
     return EXIT_OK
 
 
@@ -60,18 +60,9 @@ def _endpoint_fault(emulator: EmulatorSettings | None) -> Callable[[Endpoint, Ro
     return compose.network_of(emulator, os.environ).fault
 
 
-def _plan(forward: Forward) -> dict[str, object]:
-    """A forward's settings, as JSON has them: seconds, bytes, and null for off."""
-    plan = forward.model_dump(mode="json")
-    return {key: None if value == math.inf else value for key, value in plan.items()}
-
-
-def _plan_table(config: Config) -> Table:
-    table = Table("forward", "listen", "connect", "limits", box=None, header_style="bold", pad_edge=False)
-    for forward in config.forwards:
-        limits = [f"{forward.max_connections} connections", f"dial {format_duration(forward.dial_timeout)}"]
-        for name, seconds in (("idle", forward.idle_timeout), ("lifetime", forward.max_lifetime)):
-            if seconds != math.inf:
-                limits.append(f"{name} {format_duration(seconds)}")
-        table.add_row(forward.name, str(forward.listen), str(forward.connect), ", ".join(limits))
-    return table
+def _plan_row(forward: Forward) -> tuple[str, ...]:
+    limits = [f"{forward.max_connections} connections", f"dial {format_duration(forward.dial_timeout)}"]
+    for name, seconds in (("idle", forward.idle_timeout), ("lifetime", forward.max_lifetime)):
+        if seconds != math.inf:
+            limits.append(f"{name} {format_duration(seconds)}")
+    return forward.name, str(forward.listen), str(forward.connect), ", ".join(limits)

@@ -35,12 +35,14 @@ def connect(target: str, *, dial_timeout: str, connect_mode: str) -> int:
         complain(error)
         return EXIT_USAGE
     options = DialOptions(timeout=timeout, connect_mode=mode)
+    transfer: Transfer | None = None
     try:
         transfer = trio.run(_connect, network, endpoint, options)
-    except DialError as error:
-        complain(error)
-        return EXIT_FAILURE
-    except KeyboardInterrupt:
+    except* DialError as failed:
+        complain(failed.exceptions[0])
+    except* KeyboardInterrupt:  # bare or, out of a nursery, in a group
+        pass
+    if transfer is None:
         return EXIT_FAILURE
     if transfer.reason is not Reason.EOF:
         complain(f"{endpoint}: {transfer.reason}{': ' if transfer.detail else ''}{transfer.detail}")

@@ -1,6 +1,6 @@
 """What the commands share in speaking to a person.
 
-Owns: exit codes, the two consoles, the form of an error. Refuses: logging (`log`).
+Owns: exit codes, the form of an error. Refuses: logging (`log`), and anything slow to import.
 """
 
 import sys

@@ -72,9 +72,9 @@ def demo(*, once: bool) -> int:
     with tempfile.TemporaryDirectory(prefix="hvbridge-demo-") as directory:
         try:
             return trio.run(_demo, console, Path(directory), once)
-        except KeyboardInterrupt:
+        except* KeyboardInterrupt:  # bare or, out of a nursery, in a group
             console.print("\nThe demo is over.")
-            return EXIT_OK
+    return EXIT_OK
 
 
 async def _demo(console: Console, directory: Path, once: bool) -> int:

@@ -13,12 +13,12 @@ from pathlib import Path
 import structlog
 import trio
 from rich.console import Console
-from rich.table import Table
 
 from hvbridge import bridge, compose
 from hvbridge.commands import log
 from hvbridge.commands.check import load, print_faults
 from hvbridge.commands.console import EXIT_FAILURE, EXIT_OK, EXIT_USAGE, complain
+from hvbridge.commands.tables import print_forwards
 from hvbridge.config import Config, ConfigError
 from hvbridge.forward import Record
 from hvbridge.splice import Reason
@@ -82,13 +82,9 @@ async def _heed_signals(
 
 def show_ready(forwards: Sequence[compose.Bound], console: Console) -> None:
     """Say that all listeners are bound, for a person."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("forward", "listens on", "", "connects to"):
-        table.add_column(column, overflow="fold")
-    for forward in forwards:
-        table.add_row(forward.name, "\n".join(forward.listen), "→", forward.connect)
+    rows = [(forward.name, "\n".join(forward.listen), forward.connect) for forward in forwards]
     console.print("hvbridge is [bold green]ready[/]")
-    console.print(table)
+    print_forwards(console, rows)
 
 
 def log_ready(forwards: Sequence[compose.Bound]) -> None:

@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 from tomli import TOMLDecodeError
 
 from hvbridge.config.models import Config, EmulatorSettings, Forward, Settings, Table, bounds
-from hvbridge.wording import kind_of, nearest, quote
+from hvbridge.wording import kind_of, nearest, quote, shown
 
 Path = tuple[str | int, ...]
 """Where a value stands in a config: the keys, and the indices of lists, that lead to it."""
@@ -121,18 +121,18 @@ def of_shape(error: ErrorDetails) -> str:
                 f"{quote(value)} is not a name; write up to 64 letters, digits, dots, hyphens or underscores"
             )
         case "int_type" | "int_from_float":
-            return f"{_what(value)} is not a whole number; write {_example(path)}"
+            return f"{shown(value)} is not a whole number; write {_example(path)}"
         case "greater_than_equal" | "less_than_equal":
             lowest, highest = bounds(_field(path))
-            return f"{_what(value)} is out of range; write a whole number from {lowest} to {highest}"
+            return f"{shown(value)} is out of range; write a whole number from {lowest} to {highest}"
         case "bool_type":
-            return f"{_what(value)} is neither true nor false; write {path[-1]} = true or {path[-1]} = false"
+            return f"{shown(value)} is neither true nor false; write {path[-1]} = true or {path[-1]} = false"
         case "literal_error":
             return (
-                f"{_what(value)} is none of the choices; {_choice(value, get_args(_field(path).annotation))}"
+                f"{shown(value)} is none of the choices; {_choice(value, get_args(_field(path).annotation))}"
             )
         case _:
-            return f"{_what(value)} cannot stand here; write {_example(path)}"
+            return f"{shown(value)} cannot stand here; write {_example(path)}"
 
 
 def _unknown_key(path: Path) -> str:
@@ -168,11 +168,3 @@ def _example(path: Path) -> str:
 def _choice(value: object, choices: tuple[str, ...]) -> str:
     near = nearest(value, choices) if isinstance(value, str) else None
     return f"did you mean {quote(near)}?" if near else f"write one of {', '.join(map(quote, choices))}"
-
-
-def _what(value: object) -> str:
-    if isinstance(value, str):
-        return quote(value)
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
-    return kind_of(value)

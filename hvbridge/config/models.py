@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Le
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, core_schema
@@ -17,7 +16,7 @@ from pydantic_core import CoreSchema, core_schema
 from hvbridge import ids
 from hvbridge.endpoint import Endpoint, parse_endpoint
 from hvbridge.units import OFF, UnitError, format_duration, format_size, parse_duration, parse_size
-from hvbridge.wording import kind_of, quote
+from hvbridge.wording import kind_of, shown
 
 _SHORTEST_TIMEOUT = 0.001
 _SHORTEST_KEEPALIVE = 1.0  # seconds: TCP_KEEPIDLE counts whole ones,
@@ -94,8 +93,7 @@ def _endpoint(value: object) -> Endpoint:
 
 def _directory(value: object) -> str:
     if not isinstance(value, str) or not value or "\0" in value:
-        what = kind_of(value) if not isinstance(value, str) else quote(value)
-        raise ValueError(f'{what} is not a directory; write its path in quotes, as in "emulator"')
+        raise ValueError(f'{shown(value)} is not a directory; write its path in quotes, as in "emulator"')
     return value
 
 
@@ -291,6 +289,7 @@ class Config(Table):
 
 def bounds(field: FieldInfo) -> tuple[int, int]:
     """Return the lowest and the highest value of a field that holds a whole number."""
-    (lowest,) = (item.ge for item in field.metadata if isinstance(item, Ge))
-    (highest,) = (item.le for item in field.metadata if isinstance(item, Le))
-    return lowest, highest  # type: ignore[return-value]
+    limits = {
+        name: getattr(item, name) for item in field.metadata for name in ("ge", "le") if hasattr(item, name)
+    }
+    return limits["ge"], limits["le"]

@@ -7,6 +7,7 @@ import errno
 import math
 import socket
 import struct
+from dataclasses import replace
 
 import trio
 
@@ -32,6 +33,10 @@ class VsockStream(SocketStream):
         if error.errno != errno.EIO:
             raise error
 
+    def abort(self) -> None:
+        """Close at once. AF_VSOCK has no reset, and Python takes no SO_LINGER for its sockets."""
+        self.close()
+
 
 async def dial(endpoint: VsockEndpoint, options: DialOptions) -> SocketStream:
     """Connect, and return the stream, which the caller closes. Raises `DialError`.
@@ -41,10 +46,7 @@ async def dial(endpoint: VsockEndpoint, options: DialOptions) -> SocketStream:
     try:
         sock = trio.socket.socket(_AF_VSOCK, socket.SOCK_STREAM)
         try:
-            timeout = min(options.timeout, _LONGEST_TIMEOUT)
-            whole = math.floor(timeout)
-            timeval = struct.pack("@ll", whole, int((timeout - whole) * 1e6))
-            sock.setsockopt(_AF_VSOCK, _CONNECT_TIMEOUT, timeval)
+            _set_connect_timeout(sock.fileno(), min(options.timeout, _LONGEST_TIMEOUT))
             await sock.connect((endpoint.cid, endpoint.port))
         except BaseException:
             sock.close()
@@ -59,7 +61,9 @@ async def listen(endpoint: VsockEndpoint, options: ListenOptions) -> list[Listen
     try:
         sock = trio.socket.socket(_AF_VSOCK, socket.SOCK_STREAM)
         try:
-            set_buffers(sock, options)
+            if options.buffer is not None:
+                # Linux doubles what it is given, and hv_sock makes its rings of the doubled size.
+                set_buffers(sock, replace(options, buffer=options.buffer // 2))
             await sock.bind((endpoint.cid, endpoint.port))
             sock.listen(options.backlog)
         except BaseException:
@@ -73,6 +77,18 @@ async def listen(endpoint: VsockEndpoint, options: ListenOptions) -> list[Listen
 def fault(endpoint: VsockEndpoint, role: str) -> str | None:
     """Return None: whatever the grammar allows may be used."""
     return None
+
+
+def _set_connect_timeout(descriptor: int, seconds: float) -> None:
+    whole = math.floor(seconds)
+    timeval = struct.pack("@ll", whole, int((seconds - whole) * 1e6))
+    # CPython takes nothing but a number for an option of an AF_VSOCK socket, and a structure for one of another
+    # family, of which it believes any descriptor to be.
+    alias = socket.socket(socket.AF_INET, socket.SOCK_STREAM, fileno=descriptor)
+    try:
+        alias.setsockopt(_AF_VSOCK, _CONNECT_TIMEOUT, timeval)
+    finally:
+        alias.detach()
 
 
 def _accepted(sock: trio.socket.SocketType, address: object) -> SocketStream:
