@@ -21,7 +21,8 @@ class BindError(Exception):
 
     def __init__(self, failures: Sequence[tuple[str, ListenError]]) -> None:
         self.failures = failures
-        super().__init__("\n".join(f'forward "{name}": {error}' for name, error in failures))
+        self.messages = [f'forward "{name}": {error}' for name, error in failures]
+        super().__init__("\n".join(self.messages))
 
 
 @dataclass(slots=True)

@@ -1,7 +1,7 @@
 """Endpoints: the grammar of `tcp://`, `unix://`, `vsock://` and `hyperv://`, and the canonical form.
 
 Owns: parsing, printing, and the sentences that say what is wrong with a text.
-Refuses: which endpoints a platform or a place in the config takes, dialling, and looking a VM up by its name.
+Refuses: which endpoints a platform or a place in the config takes, dialling, and looking up what VM a name means.
 No heavy import: `hvbridge connect` waits for this module.
 """
 
@@ -29,6 +29,8 @@ _MAX_UNIX_PATH: Final = 107
 """Bytes: sun_path holds 108 with the closing zero on Linux and Windows (104 on macOS and the BSDs)."""
 
 _MAX_HOST_NAME: Final = 253
+_MAX_VM_NAME: Final = 100
+"""Characters that Hyper-V takes for the name of a VM."""
 _MAX_DIGITS: Final = 20
 """Of a number, leading zeros and all: more than any of them needs, fewer than `int` refuses."""
 
@@ -42,9 +44,7 @@ _IPV6: Final = re.compile(r"\[([0-9A-Fa-f:.]+(?:%[A-Za-z0-9_.-]+)?)\]")
 _ALMOST_GUID: Final = re.compile(r"[{]?[0-9a-fA-F-]{20,}[}]?|[{].*|.*[}]")
 
 
-_BARE_WORD: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _GUID_FORM: Final = "write 8-4-4-4-12 hexadecimal digits"
-_VM_CHOSEN: Final = tuple(name for name in ids.VM_WILDCARDS if name != "broadcast")
 _VM_CHOICES: Final = "any, children, parent or loopback"
 _SERVICE_CHOICES: Final = "a GUID, a vsock port, ssh or xrdp"
 
@@ -97,7 +97,22 @@ class HypervEndpoint:
         return f"hyperv://{ids.vm_text(self.vm)}/{ids.service_text(self.service)}"
 
 
-Endpoint = TcpEndpoint | UnixEndpoint | VsockEndpoint | HypervEndpoint
+@dataclass(frozen=True, slots=True)
+class NamedHypervEndpoint:
+    """A Hyper-V socket address whose VM is called by its name; which VM that is, its host knows at the time."""
+
+    vm: str
+    service: uuid.UUID
+
+    def at(self, vm: uuid.UUID) -> HypervEndpoint:
+        """Return the address on the VM that the name means."""
+        return HypervEndpoint(vm, self.service)
+
+    def __str__(self) -> str:
+        return f"hyperv://{self.vm}/{ids.service_text(self.service)}"
+
+
+Endpoint = TcpEndpoint | UnixEndpoint | VsockEndpoint | HypervEndpoint | NamedHypervEndpoint
 
 
 def parse_endpoint(text: str) -> Endpoint:
@@ -209,17 +224,20 @@ def _cid(text: str) -> int:
     raise EndpointError(f"{quote(text)} is not a CID; {advice}")
 
 
-def _hyperv(text: str) -> HypervEndpoint:
+def _hyperv(text: str) -> HypervEndpoint | NamedHypervEndpoint:
     vm, has_service, service = text.partition("/")
     if not has_service:
         vm, has_colon, service = text.rpartition(":")  # as in the other schemes
         right = f"hyperv://{vm}/{service}" if has_colon else "hyperv://VM/SERVICE, as in hyperv://parent/ssh"
         raise EndpointError(f"{quote(text)} is not a VM and a service; write {printable(right)}")
-    return HypervEndpoint(_vm(vm), parse_service(service))
+    where = _vm(vm)
+    if isinstance(where, str):
+        return NamedHypervEndpoint(where, parse_service(service))
+    return HypervEndpoint(where, parse_service(service))
 
 
-def _vm(text: str) -> uuid.UUID:
-    """Read the VM part. The one place that would learn further names of VMs."""
+def _vm(text: str) -> uuid.UUID | str:
+    """Read the VM part: an id, or a name as it is written."""
     vm = ids.VM_WILDCARDS.get(text.lower()) or ids.parse_guid(text)
     if vm == ids.BROADCAST:
         raise EndpointError(
@@ -229,16 +247,14 @@ def _vm(text: str) -> uuid.UUID:
     if vm is not None:
         return vm
     if not text:
-        raise EndpointError(f"the VM is missing; write its GUID, or {_VM_CHOICES}")
+        raise EndpointError(f"the VM is missing; write its name or GUID, or {_VM_CHOICES}")
     if _ALMOST_GUID.fullmatch(text):
         raise EndpointError(f"{quote(text)} is not a whole GUID; {_GUID_FORM}")
-    lookup = f"(Get-VM -Name {_powershell(text)}).Id in PowerShell tells"
-    near = nearest(text, _VM_CHOSEN)
-    if near:
+    if text != text.strip() or not text.isprintable() or len(text) > _MAX_VM_NAME:
         raise EndpointError(
-            f"{quote(text)} is not a VM's GUID; did you mean {near}? A VM's GUID is what {lookup}"
+            f"{quote(text)} is not a VM's name; write the name that Get-VM shows, or the VM's GUID"
         )
-    raise EndpointError(f"{quote(text)} is not a VM's GUID; write the GUID that {lookup}, or {_VM_CHOICES}")
+    return text
 
 
 def parse_service(text: str) -> uuid.UUID:
@@ -280,12 +296,6 @@ def _number(what: str, text: str, maximum: int) -> int:
 
 def _is_decimal(text: str) -> bool:
     return text.isascii() and text.isdigit()
-
-
-def _powershell(text: str) -> str:
-    if _BARE_WORD.fullmatch(text):
-        return text
-    return "'" + printable(text.replace("'", "''")) + "'"
 
 
 _SCHEMES: Final[dict[str, Callable[[str], Endpoint]]] = {

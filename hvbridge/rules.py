@@ -40,7 +40,7 @@ def connect_fault(endpoint: Endpoint) -> str | None:
         case VsockEndpoint(cid=cid) if cid == VMADDR_CID_ANY:
             return "any is for listeners; write host, local or the CID of a VM"
         case HypervEndpoint(vm=vm) if vm in (ids.ANY, ids.CHILDREN):
-            return f"{ids.vm_text(vm)} is for listeners; write the GUID of one VM, parent or loopback"
+            return f"{ids.vm_text(vm)} is for listeners; write the name or GUID of one VM, parent or loopback"
     return None
 
 

@@ -156,7 +156,7 @@ def test_any_text_is_an_endpoint_or_an_endpoint_error(text: str) -> None:
         ("vsock://guest:22", '"guest" is not a CID; write any, host, local or a number from 0 to 4294967295'),
         ("vsock://any:4294967295", '"4294967295" is not a vsock port; write a number from 0 to 4294967294'),
         ("hyperv://", '"" is not a VM and a service; write hyperv://VM/SERVICE, as in hyperv://parent/ssh'),
-        ("hyperv:///ssh", "the VM is missing; write its GUID, or any, children, parent or loopback"),
+        ("hyperv:///ssh", "the VM is missing; write its name or GUID, or any, children, parent or loopback"),
         ("hyperv://parent/", "the service is missing; write a GUID, a vsock port, ssh or xrdp"),
         ("hyperv://parent/ssh/", '"ssh/" is not a service; did you mean ssh?'),
         ("hyperv://parent/http", '"http" is not a service; write a GUID, a vsock port, ssh or xrdp'),
@@ -166,7 +166,8 @@ def test_any_text_is_an_endpoint_or_an_endpoint_error(text: str) -> None:
             "hyperv://parent/powershell-direct-broker",
             '"powershell-direct-broker" is the broker of PowerShell',
         ),
-        ("hyperv://it's/ssh", "\"it's\" is not a VM's GUID; write the GUID that (Get-VM -Name 'it''s').Id "),
+        ("hyperv:// dev/ssh", '" dev" is not a VM\'s name; write the name that Get-VM shows, or the VM\'s GUID'),
+        ("hyperv://dev\tbox/ssh", '"dev\\tbox" is not a VM\'s name'),
     ],
 )
 def test_what_is_no_endpoint_is_told_with_advice(text: str, message: str) -> None:

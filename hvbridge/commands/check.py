@@ -18,7 +18,7 @@ from hvbridge.commands.console import EXIT_OK, EXIT_USAGE
 from hvbridge.commands.tables import print_forwards
 from hvbridge.config import Config, ConfigError, EmulatorSettings, Forward, load_config
 from hvbridge.endpoint import Endpoint
-from hvbridge.transport.network import Role
+from hvbridge.transport.transport import Role
 from hvbridge.units import format_duration
 
 

@@ -3,13 +3,15 @@
 Owns: standard streams as a `Stream`. Refuses: a terminal's comforts; bytes pass as they are.
 """
 
+import errno
 import os
 import sys
 
 import trio
 
 from hvbridge.commands.console import EXIT_FAILURE, EXIT_OK, EXIT_USAGE, complain
-from hvbridge.endpoint import Endpoint, EndpointError, parse_endpoint
+from hvbridge.endpoint import Endpoint, parse_endpoint
+from hvbridge.rules import connect_fault
 from hvbridge.splice import Limits, Reason, Transfer, open_splicer
 from hvbridge.stream import Stream
 from hvbridge.transport.errors import DialError
@@ -26,12 +28,12 @@ def connect(target: str, *, dial_timeout: str, connect_mode: str) -> int:
     """Splice standard input and output with ``target``; return the exit code."""
     try:
         endpoint = parse_endpoint(target)
-        timeout = parse_duration(dial_timeout)
+        timeout = parse_duration(dial_timeout, off=True)
         mode = _connect_mode(connect_mode)
         network = network_from_environment(os.environ)
-        if fault := network.fault(endpoint, "connect"):
+        if fault := connect_fault(endpoint) or network.fault(endpoint, "connect"):
             raise ValueError(f"{endpoint}: {fault}")
-    except (EndpointError, ValueError) as error:
+    except ValueError as error:
         complain(error)
         return EXIT_USAGE
     options = DialOptions(timeout=timeout, connect_mode=mode)
@@ -81,13 +83,24 @@ class StdioStream(Stream):
             for descriptor in (_STDIN, _STDOUT):
                 msvcrt.setmode(descriptor, os.O_BINARY)
         self._writable = True
+        self._output_is_read = True
+        self._reading = trio.CancelScope()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Read what there is; empty at the end of the input. Raises `trio.BrokenResourceError`."""
-        try:
-            return await trio.to_thread.run_sync(os.read, _STDIN, max_bytes or 65536, abandon_on_cancel=True)
-        except OSError as error:
-            raise trio.BrokenResourceError from error
+        """Read what there is; empty at the end of the input.
+
+        Raises `trio.BrokenResourceError`, also when nobody reads standard output any more: the two are one
+        peer, and who has left one of them open by mistake would keep this process for ever.
+        """
+        size = max_bytes or 65536
+        with trio.CancelScope() as self._reading:
+            if not self._output_is_read:
+                self._reading.cancel()
+            try:
+                return await trio.to_thread.run_sync(os.read, _STDIN, size, abandon_on_cancel=True)
+            except OSError as error:
+                raise trio.BrokenResourceError from error
+        raise trio.BrokenResourceError from BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
     async def receive_into(self, buffer: memoryview) -> int:
         """As `Stream.receive_into`."""
@@ -106,6 +119,8 @@ class StdioStream(Stream):
                 )
                 rest = rest[written:]
         except OSError as error:
+            self._output_is_read = False
+            self._reading.cancel()
             raise trio.BrokenResourceError from error
 
     async def wait_send_all_might_not_block(self) -> None:

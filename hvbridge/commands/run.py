@@ -58,7 +58,8 @@ async def _run(config: Config, network: Network, grace: float, ready: compose.Re
         try:
             await compose.run(config, network, shutdown, ready=ready, account=log_closed)
         except bridge.BindError as error:
-            complain(error)
+            for message in error.messages:
+                complain(message)
             code = EXIT_FAILURE
         nursery.cancel_scope.cancel()
     return code

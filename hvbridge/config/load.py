@@ -13,7 +13,7 @@ from typing import Any, Literal
 import tomli
 from pydantic import ValidationError
 
-from hvbridge.config import rules
+from hvbridge import rules
 from hvbridge.config.faults import ConfigError, Fault, Path, is_unknown_key, of_shape, of_syntax
 from hvbridge.config.models import Config, EmulatorSettings, Settings
 from hvbridge.endpoint import Endpoint, parse_endpoint

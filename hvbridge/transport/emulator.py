@@ -25,9 +25,11 @@ import trio
 from hvbridge.endpoint import Endpoint, HypervEndpoint
 from hvbridge.ids import ANY, CHILDREN, HOST, LOOPBACK, PARENT, partition_text, vm_text
 from hvbridge.stream import SocketStream
+from hvbridge.transport.emulator_vms import state
 from hvbridge.transport.errors import Cause, DialError, ListenError, dial_cause, listen_cause
 from hvbridge.transport.options import DialOptions, ListenOptions
 from hvbridge.transport.sockets import Listener
+from hvbridge.vms import VmState
 
 LONGEST_CONNECT = 300.0
 """Seconds, HVSOCKET_CONNECT_TIMEOUT_MAX: as long as Windows lets a connect wait."""
@@ -64,7 +66,7 @@ class EmulatorTransport:
         if not self._may_use(endpoint.service):
             raise DialError(endpoint, Cause.NOT_PERMITTED)
         target = self._partition_reached_by(endpoint.vm)
-        if target is None or not self._home(target).is_dir():
+        if target is None or not self._is_running(target):
             raise DialError(endpoint, Cause.NOT_RUNNING)
         try:
             for scope in self._scopes_that_accept(target):
@@ -140,6 +142,10 @@ class EmulatorTransport:
         if peer == self.partition:
             return "hyperv://loopback"
         return f"hyperv://{vm_text(PARENT if peer == HOST else peer)}"
+
+    def _is_running(self, partition: UUID) -> bool:
+        home = self._home(partition)
+        return home.is_dir() and (partition == HOST or state(home) is VmState.RUNNING)
 
     def _home(self, partition: UUID) -> Path:
         return self.directory / partition_text(partition)

@@ -8,7 +8,14 @@ import errno
 import os
 from enum import StrEnum
 
-from hvbridge.endpoint import Endpoint, HypervEndpoint, TcpEndpoint, UnixEndpoint, VsockEndpoint
+from hvbridge.endpoint import (
+    Endpoint,
+    HypervEndpoint,
+    NamedHypervEndpoint,
+    TcpEndpoint,
+    UnixEndpoint,
+    VsockEndpoint,
+)
 
 
 class Cause(StrEnum):
@@ -21,8 +28,9 @@ class Cause(StrEnum):
     OUT_OF_MEMORY = "out of memory for socket buffers"
     TIMED_OUT = "no answer in time"
     UNREACHABLE = "no route there"
-    NAME_UNKNOWN = "the name cannot be resolved"
+    NAME_UNKNOWN = "the name cannot be found"
     IN_USE = "the address is in use"
+    NO_DIRECTORY = "its directory does not exist"
     NOT_HERE = "that address is not on this machine"
     UNAVAILABLE = "this machine has no such transport"
     UNKNOWN = "the system refused"
@@ -123,7 +131,7 @@ _ADVICE_LISTEN: dict[type[Endpoint], dict[Cause, str]] = {
     },
     UnixEndpoint: {
         Cause.IN_USE: "end the program that listens there, or use another path",
-        Cause.NOBODY_LISTENING: "make the directory first",
+        Cause.NO_DIRECTORY: "make the directory first",
         Cause.NOT_PERMITTED: "use a directory in which this user may write",
     },
 }
@@ -145,7 +153,8 @@ class TransportError(Exception):
         self.endpoint = endpoint
         self.cause = cause
         self.error = error
-        self.advice = advice or self.advice_table[type(endpoint)].get(cause) or _ADVICE_ANY.get(cause, "")
+        kind = HypervEndpoint if isinstance(endpoint, NamedHypervEndpoint) else type(endpoint)
+        self.advice = advice or self.advice_table[kind].get(cause) or _ADVICE_ANY.get(cause, "")
         super().__init__(endpoint, cause)
 
     @property
@@ -203,4 +212,6 @@ def dial_cause(endpoint: Endpoint, error: OSError) -> Cause:
 def listen_cause(error: OSError) -> Cause:
     """Classify a failed bind or listen."""
     number = error_number(error)
+    if number == errno.ENOENT:
+        return Cause.NO_DIRECTORY
     return _WSA.get(number) or _ERRNO.get(number, Cause.UNKNOWN)

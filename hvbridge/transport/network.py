@@ -8,48 +8,49 @@ import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Protocol
 from uuid import UUID
 
 import trio
 
-from hvbridge.endpoint import Endpoint, HypervEndpoint, TcpEndpoint, UnixEndpoint, VsockEndpoint
-from hvbridge.ids import parse_partition
+from hvbridge.endpoint import (
+    Endpoint,
+    HypervEndpoint,
+    NamedHypervEndpoint,
+    TcpEndpoint,
+    UnixEndpoint,
+    VsockEndpoint,
+)
+from hvbridge.ids import HOST, parse_partition
 from hvbridge.stream import SocketStream
 from hvbridge.transport import tcp
 from hvbridge.transport.errors import Cause, DialError, ListenError
+from hvbridge.transport.hyperv_by_name import NamedHypervTransport
 from hvbridge.transport.options import DialOptions, ListenOptions
 from hvbridge.transport.sockets import Listener
-
-Role = Literal["listen", "connect"]
+from hvbridge.transport.transport import Role, Transport
+from hvbridge.vms import VmDirectory
+from hvbridge.vms.resolver import VmResolver
 
 _TO_EMULATE = (
     "to emulate it, set dir under [emulator] in the config, or HVBRIDGE_EMULATOR=DIR in the environment"
 )
 
 
-class Transport(Protocol):
-    """One way to reach the endpoints of one scheme."""
-
-    async def dial(self, endpoint: Any, options: DialOptions) -> SocketStream:
-        """Connect, without a deadline of its own. Raises `DialError`."""
-
-    async def listen(self, endpoint: Any, options: ListenOptions) -> list[Listener]:
-        """Bind and listen. Raises `ListenError`."""
-
-    def fault(self, endpoint: Any, role: Role) -> str | None:
-        """Say why ``endpoint`` cannot be used in ``role`` here, and what to write instead."""
-
-
 class Network:
-    """Dials and listens on endpoints of every scheme, on the machine as it is or as it is emulated."""
+    """Dials and listens on endpoints of every scheme, on the machine as it is or as it is emulated.
 
-    def __init__(self, hyperv: Transport) -> None:
+    ``vms`` is the directory of this host's VMs; None where VMs have no names.
+    """
+
+    def __init__(self, hyperv: Transport, vms: VmDirectory | None = None) -> None:
+        self.vms = vms
+        resolver = None if vms is None else VmResolver(vms)
         self._transports: dict[type[Endpoint], Transport] = {
             TcpEndpoint: tcp,
             UnixEndpoint: _unix(),
             VsockEndpoint: _vsock(),
             HypervEndpoint: hyperv,
+            NamedHypervEndpoint: NamedHypervTransport(hyperv, resolver),
         }
 
     async def dial(self, endpoint: Endpoint, options: DialOptions) -> SocketStream:
@@ -60,7 +61,7 @@ class Network:
         with trio.move_on_after(options.timeout):
             return await self._transports[type(endpoint)].dial(endpoint, options)
         # A Hyper-V guest, or a vsock peer, that has no listener stays silent.
-        silent = isinstance(endpoint, HypervEndpoint | VsockEndpoint)
+        silent = isinstance(endpoint, HypervEndpoint | NamedHypervEndpoint | VsockEndpoint)
         raise DialError(endpoint, Cause.NOBODY_LISTENING if silent else Cause.TIMED_OUT)
 
     async def listen(self, endpoint: Endpoint, options: ListenOptions) -> list[Listener]:
@@ -90,21 +91,21 @@ class _Unavailable:
 
 def native_network() -> Network:
     """The network of this machine as it is: Windows, a Linux guest of Hyper-V, or neither."""
-    return Network(_native_hyperv())
+    return Network(_native_hyperv(), _native_vms())
 
 
 def emulated_network(directory: Path, partition: UUID, *, enforce_registration: bool) -> Network:
     """A network whose hyperv endpoints meet other processes in ``directory``."""
     # Imported here, for a machine with Hyper-V has no use for them.
     from hvbridge.transport.emulator import EmulatorTransport
+    from hvbridge.transport.emulator_vms import EmulatorDirectory
 
     if sys.platform == "win32":
         from hvbridge.transport import emulator_tcp as carrier
     else:
         from hvbridge.transport import emulator_unix as carrier
-    return Network(
-        EmulatorTransport(directory, partition, carrier, enforce_registration=enforce_registration)
-    )
+    transport = EmulatorTransport(directory, partition, carrier, enforce_registration=enforce_registration)
+    return Network(transport, EmulatorDirectory(directory) if partition == HOST else None)
 
 
 def network_from_environment(environ: Mapping[str, str]) -> Network:
@@ -137,6 +138,14 @@ def _native_hyperv() -> Transport:
 
         return HypervGuestTransport()
     return _Unavailable(f"this machine has no Hyper-V; {_TO_EMULATE}")
+
+
+def _native_vms() -> VmDirectory | None:
+    if sys.platform != "win32":
+        return None
+    from hvbridge.vms.powershell import PowerShellDirectory
+
+    return PowerShellDirectory()
 
 
 def _unix() -> Transport:

@@ -7,6 +7,7 @@ import ipaddress
 import math
 import socket
 import sys
+from contextlib import suppress
 
 import trio
 
@@ -16,10 +17,8 @@ from hvbridge.transport.errors import Cause, DialError, ListenError, dial_cause,
 from hvbridge.transport.options import DialOptions, ListenOptions
 from hvbridge.transport.sockets import Listener, set_buffers
 
-if sys.platform == "darwin":
-    _KEEPALIVE_IDLE = socket.TCP_KEEPALIVE
-else:
-    _KEEPALIVE_IDLE = socket.TCP_KEEPIDLE
+_KEEPALIVE_IDLE: int | None = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None))
+"""The option for the time before the first probe. macOS calls it otherwise, and Windows has it since 10 1709."""
 
 
 async def dial(endpoint: TcpEndpoint, options: DialOptions) -> SocketStream:
@@ -98,7 +97,9 @@ def set_options(sock: trio.socket.SocketType, keepalive: float) -> None:
     if math.isinf(keepalive):
         return
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    sock.setsockopt(socket.IPPROTO_TCP, _KEEPALIVE_IDLE, max(1, round(keepalive)))
+    if _KEEPALIVE_IDLE is not None:
+        with suppress(OSError):  # where the option is missing after all, the system's own time stands
+            sock.setsockopt(socket.IPPROTO_TCP, _KEEPALIVE_IDLE, max(1, round(keepalive)))
 
 
 def _accepted(sock: trio.socket.SocketType, address: object) -> SocketStream:

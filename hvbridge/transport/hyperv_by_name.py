@@ -1,0 +1,67 @@
+"""hyperv endpoints whose VM is called by its name: looked up, then dialled or bound by id.
+
+Owns: when a name is looked up anew. Refuses: how VMs are found (`hvbridge.vms`), and sockets.
+"""
+
+from hvbridge.endpoint import NamedHypervEndpoint
+from hvbridge.ids import VM_WILDCARDS
+from hvbridge.stream import SocketStream
+from hvbridge.transport.errors import Cause, DialError, ListenError
+from hvbridge.transport.options import DialOptions, ListenOptions
+from hvbridge.transport.sockets import Listener
+from hvbridge.transport.transport import Role, Transport
+from hvbridge.vms import VmError
+from hvbridge.vms.resolver import VmResolver
+from hvbridge.wording import nearest, quote
+
+
+class NamedHypervTransport:
+    """Dials and listens on VMs by name, through the transport that knows them by id.
+
+    Without a resolver this machine has no names for VMs, and every endpoint is a fault.
+    """
+
+    def __init__(self, by_id: Transport, resolver: VmResolver | None) -> None:
+        self._by_id = by_id
+        self._resolver = resolver
+
+    async def dial(self, endpoint: NamedHypervEndpoint, options: DialOptions) -> SocketStream:
+        """Look the VM up, and connect. Raises `DialError`."""
+        if self._resolver is None:
+            raise DialError(endpoint, Cause.UNAVAILABLE, advice=self.fault(endpoint, "connect") or "")
+        try:
+            vm = await self._resolver.resolve(endpoint.vm)
+            try:
+                return await self._by_id.dial(endpoint.at(vm), options)
+            except DialError as error:
+                # WSL's VM, and a VM made anew under its name, have another id now.
+                if error.cause is Cause.NOT_RUNNING:
+                    fresh = await self._resolver.refresh(endpoint.vm, vm)
+                    if fresh != vm:
+                        return await self._by_id.dial(endpoint.at(fresh), options)
+                raise
+        except VmError as error:
+            raise DialError(endpoint, Cause.NAME_UNKNOWN, advice=str(error)) from error
+        except DialError as error:
+            raise DialError(endpoint, error.cause, error.error, error.advice) from error
+
+    async def listen(self, endpoint: NamedHypervEndpoint, options: ListenOptions) -> list[Listener]:
+        """Look the VM up, and listen for it. Raises `ListenError`."""
+        if self._resolver is None:
+            raise ListenError(endpoint, Cause.UNAVAILABLE, advice=self.fault(endpoint, "listen") or "")
+        try:
+            vm = await self._resolver.resolve(endpoint.vm)
+            return await self._by_id.listen(endpoint.at(vm), options)
+        except VmError as error:
+            raise ListenError(endpoint, Cause.NAME_UNKNOWN, advice=str(error)) from error
+        except ListenError as error:
+            raise ListenError(endpoint, error.cause, error.error, error.advice) from error
+
+    def fault(self, endpoint: NamedHypervEndpoint, role: Role) -> str | None:
+        """Say why no VM can be called by its name here."""
+        if self._resolver is not None:
+            return None
+        near = nearest(endpoint.vm, VM_WILDCARDS)
+        if near is not None:
+            return f"{quote(endpoint.vm)} is a VM's name, and only a host knows those; did you mean {near}?"
+        return f"{quote(endpoint.vm)} is a VM's name, and only a Hyper-V host knows those; write parent or a GUID"

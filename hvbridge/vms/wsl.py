@@ -1,0 +1,48 @@
+"""The id of WSL2's utility VM.
+
+Owns: asking `wslinfo`, and reading its answer. Refuses: listing other VMs.
+
+`wslinfo --vm-id` runs inside the default distribution and needs no rights; asking starts WSL where it does not run.
+"""
+
+import subprocess
+from collections.abc import Awaitable, Callable, Sequence
+from uuid import UUID
+
+import trio
+
+from hvbridge.ids import parse_guid
+from hvbridge.vms import VmError
+from hvbridge.wording import printable
+
+_COMMAND = ("wsl.exe", "--", "wslinfo", "--vm-id")
+
+
+async def wsl_vm_id(run: Callable[[Sequence[str]], Awaitable["subprocess.CompletedProcess[bytes]"]]) -> UUID:
+    """Return the id of WSL2's VM. Raises `VmError`."""
+    try:
+        done = await run(_COMMAND)
+    except OSError:
+        raise VmError("wsl.exe is not there; install WSL (wsl --install), or write another VM") from None
+    except trio.TooSlowError:
+        raise VmError("WSL did not answer in time; try `wsl --shutdown`, then again") from None
+    return parse_vm_id(done.stdout, done.stderr)
+
+
+def parse_vm_id(stdout: bytes, stderr: bytes) -> UUID:
+    """Read what wslinfo printed. wsl.exe's own messages are UTF-16. Raises `VmError`."""
+    said = _text(stdout).strip()
+    vm = parse_guid(said)
+    if vm is not None:
+        return vm
+    if said == "wsl1":
+        raise VmError(
+            "the default distribution is WSL 1, which is no VM; convert it with `wsl --set-version NAME 2`"
+        )
+    words = " ".join((said or _text(stderr)).split())
+    what = f"it said {printable(words)}" if words else "it said nothing"
+    raise VmError(f"`{' '.join(_COMMAND)}` gave no VM id: {what}; update WSL with `wsl --update`")
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-16-le" if b"\0" in data else "utf-8", "replace").lstrip("\ufeff")
