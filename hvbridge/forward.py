@@ -1,24 +1,24 @@
 """The way of one connection: accept → admit → dial → splice → account.
 
 Owns: that order, a forward's limits, and exactly one closing record for each connection. Refuses: the
-config, how bytes move (`splice`), how an endpoint is reached (it is given a dial), and where records go.
+config, how bytes move (`splice`), how an upstream is reached (`dialer`), and where records go.
 """
 
 import itertools
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import trio
 
+from hvbridge.dialer import Dialer, acquire
 from hvbridge.endpoint import Endpoint
 from hvbridge.splice import Limits, Reason, Splicer, Transfer
 from hvbridge.stream import SocketStream
-from hvbridge.transport.errors import Cause, DialError
+from hvbridge.transport.errors import DialError
 from hvbridge.transport.sockets import HandshakeError, Listener
 
 _ids = itertools.count(1)
-
-_QUEUE_FULL = "max_pending_dials of this forward were still waiting; find out why they hang, or raise it"
 
 
 @dataclass(slots=True)
@@ -46,32 +46,28 @@ class Record:
 class Forward:
     """Serves listeners by splicing each connection with a dialled upstream.
 
-    ``dial`` has a deadline of its own and raises `DialError`; ``account`` is called once for each
-    connection, after it has closed, and must not raise.
+    ``account`` is called once for each connection, after it has closed, and must not raise. ``hold`` is entered
+    for as long as a connection needs its upstream.
     """
 
     def __init__(
         self,
         name: str,
-        upstream: Endpoint,
-        *,
-        dial: Callable[[], Awaitable[SocketStream]],
+        dialer: Dialer,
         splicer: Splicer,
         limits: Limits,
-        dial_timeout: float,
+        *,
         max_connections: int,
-        max_pending_dials: int,
         account: Callable[[Record], None],
+        hold: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self.name = name
-        self.upstream = upstream
-        self._dial = dial
+        self._dialer = dialer
         self._splicer = splicer
         self._limits = limits
-        self._dial_timeout = dial_timeout
         self._permits = trio.Semaphore(max_connections)
-        self._dial_slots = trio.Semaphore(max_pending_dials)
         self._account = account
+        self._hold = hold
 
     async def serve(self, listeners: Sequence[Listener], connections: trio.Nursery) -> None:
         """Accept until cancelled, and close the listeners; the connections live on in ``connections``."""
@@ -79,14 +75,15 @@ class Forward:
         await trio.serve_listeners(self._connection, admitting, handler_nursery=connections)
 
     async def _connection(self, client: SocketStream) -> None:
-        record = Record(self.name, client.peer, self.upstream, trio.current_time())
+        record = Record(self.name, client.peer, self._dialer.upstream, trio.current_time())
         transfer = record.transfer
         try:
             await client.do_handshake()
             record.peer = client.peer
-            upstream = await self._dial_in_turn()
-            record.dial_seconds = trio.current_time() - record.accepted
-            await self._splicer.splice(client, upstream, self._limits, transfer)
+            with self._hold():
+                upstream = await self._dialer.dial()  # in this task: a hanging dial keeps nobody else waiting
+                record.dial_seconds = trio.current_time() - record.accepted
+                await self._splicer.splice(client, upstream, self._limits, transfer)
         except HandshakeError as error:
             transfer.reason, transfer.detail = Reason.ERROR_ON_CLIENT, str(error)
         except DialError as error:
@@ -103,17 +100,6 @@ class Forward:
             record.seconds = trio.current_time() - record.accepted
             self._account(record)
 
-    async def _dial_in_turn(self) -> SocketStream:
-        """Dial in the connection's own task, so that a hanging dial keeps nobody else from being accepted."""
-        with trio.move_on_after(self._dial_timeout) as queueing:
-            await _acquire(self._dial_slots)
-        if queueing.cancelled_caught:
-            raise DialError(self.upstream, Cause.TIMED_OUT, advice=_QUEUE_FULL)
-        try:
-            return await self._dial()
-        finally:
-            self._dial_slots.release()
-
 
 class _AdmittingListener(trio.abc.Listener[SocketStream]):
     """Takes a permit before it accepts: above the limit, connections wait in the kernel's backlog."""
@@ -123,7 +109,7 @@ class _AdmittingListener(trio.abc.Listener[SocketStream]):
         self._permits = permits
 
     async def accept(self) -> SocketStream:
-        await _acquire(self._permits)
+        await acquire(self._permits)
         try:
             return await self._listener.accept()
         except BaseException:
@@ -132,11 +118,3 @@ class _AdmittingListener(trio.abc.Listener[SocketStream]):
 
     async def aclose(self) -> None:
         await self._listener.aclose()
-
-
-async def _acquire(semaphore: trio.Semaphore) -> None:
-    """Acquire without a turn of the scheduler where that is possible."""
-    try:
-        semaphore.acquire_nowait()
-    except trio.WouldBlock:
-        await semaphore.acquire()

@@ -11,6 +11,7 @@ from hvbridge.endpoint import (
     VMADDR_CID_ANY,
     Endpoint,
     HypervEndpoint,
+    NamedHypervEndpoint,
     TcpEndpoint,
     UnixEndpoint,
     VsockEndpoint,
@@ -42,6 +43,14 @@ def connect_fault(endpoint: Endpoint) -> str | None:
         case HypervEndpoint(vm=vm) if vm in (ids.ANY, ids.CHILDREN):
             return f"{ids.vm_text(vm)} is for listeners; write the name or GUID of one VM, parent or loopback"
     return None
+
+
+def start_fault(connect: Endpoint) -> str | None:
+    """Say why ``start = true`` cannot start what ``connect`` is on."""
+    wildcard = isinstance(connect, HypervEndpoint) and connect.vm in ids.VM_WILDCARDS.values()
+    if isinstance(connect, HypervEndpoint | NamedHypervEndpoint) and not wildcard:
+        return None
+    return f"{connect} is on no VM that could be started; leave start out, or connect to hyperv://VM/SERVICE"
 
 
 def loop_fault(listen: Endpoint, connect: Endpoint) -> str | None:

@@ -1,12 +1,13 @@
 """The configs that come with hvbridge: each is right on the platform that it is for, and the demo runs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 import trio
 
 from hvbridge import bridge, compose
+from hvbridge.commands.report import LogReporter
 from hvbridge.config import Config, EmulatorSettings, load_config
 from hvbridge.endpoint import Endpoint, HypervEndpoint, TcpEndpoint, parse_endpoint
 from hvbridge.transport.hyperv_guest import HypervGuestTransport
@@ -81,8 +82,12 @@ async def test_demo_carries_a_connection(tmp_path: Path) -> None:
         await stream.send_eof()
 
     async def run(task_status: trio.TaskStatus[list[compose.Bound]]) -> None:
+        class Reporter(LogReporter):
+            def ready(self, forwards: Sequence[compose.Bound]) -> None:
+                task_status.started(forwards)
+
         network = compose.network_of(config.emulator, {})
-        await compose.run(config, network, shutdown, ready=task_status.started, account=lambda _: None)
+        await compose.run(config, network, shutdown, Reporter(None))
 
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:

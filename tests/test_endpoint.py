@@ -166,7 +166,10 @@ def test_any_text_is_an_endpoint_or_an_endpoint_error(text: str) -> None:
             "hyperv://parent/powershell-direct-broker",
             '"powershell-direct-broker" is the broker of PowerShell',
         ),
-        ("hyperv:// dev/ssh", '" dev" is not a VM\'s name; write the name that Get-VM shows, or the VM\'s GUID'),
+        (
+            "hyperv:// dev/ssh",
+            "\" dev\" is not a VM's name; write the name that Get-VM shows, or the VM's GUID",
+        ),
         ("hyperv://dev\tbox/ssh", '"dev\\tbox" is not a VM\'s name'),
     ],
 )

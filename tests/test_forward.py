@@ -7,6 +7,7 @@ import pytest
 import trio
 import trio.testing
 
+from hvbridge.dialer import Dialer
 from hvbridge.endpoint import TcpEndpoint
 from hvbridge.forward import Forward, Record
 from hvbridge.splice import Limits, Reason, Transfer
@@ -92,21 +93,16 @@ def stage(nursery: trio.Nursery) -> Callable[..., Stage]:
     def make(
         dial: Callable[[], Awaitable[Client]] = answer,
         max_connections: int = 100,
-        max_pending_dials: int = 100,
-        dial_timeout: float = 10.0,
         limits: Limits | None = None,
     ) -> Stage:
         records: list[Record] = []
         splices, listener = Splices(), Listener()
         forward = Forward(
             "ssh",
-            UPSTREAM,
-            dial=dial,  # type: ignore[arg-type]
-            splicer=splices,  # type: ignore[arg-type]
-            limits=limits or Limits(),
-            dial_timeout=dial_timeout,
+            Dialer(UPSTREAM, dial, dial_timeout=10.0, max_pending=100),  # type: ignore[arg-type]
+            splices,  # type: ignore[arg-type]
+            limits or Limits(),
             max_connections=max_connections,
-            max_pending_dials=max_pending_dials,
             account=records.append,
         )
         nursery.start_soon(forward.serve, [listener], nursery)
@@ -169,28 +165,6 @@ async def test_a_hanging_dial_harms_no_other_connection(stage: Callable[..., Sta
     await at_work.admit(Client(), Client(), Client())
     assert dialled == 3
     assert len(at_work.splices.limits) == 2
-
-
-async def test_dials_at_once_are_bounded(
-    stage: Callable[..., Stage], autojump_clock: trio.testing.MockClock
-) -> None:
-    """Above max_pending_dials a connection waits its turn, at most for the dial timeout."""
-    pending = 0
-
-    async def hang() -> Client:
-        nonlocal pending
-        pending += 1
-        await trio.sleep_forever()
-        raise AssertionError
-
-    at_work = stage(dial=hang, max_pending_dials=2, dial_timeout=10)
-    clients = [Client() for _ in range(5)]
-    await at_work.admit(*clients)
-    assert pending == 2
-    await trio.sleep(10.5)
-    assert [record.transfer.reason for record in at_work.records] == [Reason.DIAL_FAILED] * 3
-    assert "max_pending_dials" in at_work.records[0].transfer.detail
-    assert pending == 2
 
 
 async def test_a_permit_is_taken_before_accept(stage: Callable[..., Stage]) -> None:

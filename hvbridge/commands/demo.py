@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from uuid import UUID
 
 import trio
 from rich.console import Console
@@ -20,8 +21,9 @@ from hvbridge import bridge, compose
 from hvbridge.commands import log
 from hvbridge.commands.check import load
 from hvbridge.commands.console import EXIT_FAILURE, EXIT_OK
-from hvbridge.commands.run import show_ready
+from hvbridge.commands.report import LogReporter, show_ready
 from hvbridge.endpoint import TcpEndpoint, parse_endpoint
+from hvbridge.transport.emulator_vms import EmulatorDirectory
 
 _VM = "de300000-0000-4000-8000-00000000c0de"
 _MIB = 1024 * 1024
@@ -56,12 +58,12 @@ dir = "vm"
 [[forward]]
 name = "web"
 listen = "tcp://127.0.0.1:0"      # 0: the system picks a port
-connect = "hyperv://{vm}/80"
+connect = "hyperv://demo-vm/80"
 
 [[forward]]
 name = "echo"
 listen = "tcp://127.0.0.1:0"
-connect = "hyperv://{vm}/7"
+connect = "hyperv://demo-vm/7"
 """
 
 
@@ -78,6 +80,7 @@ def demo(*, once: bool) -> int:
 
 
 async def _demo(console: Console, directory: Path, once: bool) -> int:
+    EmulatorDirectory(directory / "vm").add("demo-vm", UUID(_VM))
     async with trio.open_nursery() as nursery:
         services = {
             "web": await nursery.start(_serve, _answer_http),
@@ -85,7 +88,7 @@ async def _demo(console: Console, directory: Path, once: bool) -> int:
         }
         configs = {
             "guest.toml": _GUEST.format(vm=_VM, **services),
-            "host.toml": _HOST.format(vm=_VM),
+            "host.toml": _HOST,
         }
         for name, text in configs.items():
             (directory / name).write_text(text)
@@ -108,10 +111,14 @@ async def _demo(console: Console, directory: Path, once: bool) -> int:
 async def _run_bridge(
     path: Path, task_status: trio.TaskStatus[Sequence[compose.Bound]] = trio.TASK_STATUS_IGNORED
 ) -> None:
+    class Reporter(LogReporter):
+        def ready(self, forwards: Sequence[compose.Bound]) -> None:
+            task_status.started(forwards)
+
     config = load(path)
     network = compose.network_of(config.emulator, {})
     shutdown = bridge.Shutdown(grace=0)
-    await compose.run(config, network, shutdown, ready=task_status.started, account=lambda _: None)
+    await compose.run(config, network, shutdown, Reporter(None))
 
 
 async def _fetch_page(console: Console, web: TcpEndpoint) -> bool:

@@ -217,6 +217,9 @@ def _check_endpoints(
 ) -> None:
     listeners: list[tuple[int, Endpoint]] = []
     for index, table in _forwards(document):
+        if table.get("idle_save", "off") != "off" and table.get("start", False) is False:
+            message = "only what hvbridge started is saved by it; add start = true, or leave idle_save out"
+            found.add(("forward", index, "idle_save"), message)
         listen = _endpoint(("forward", index, "listen"), table, found)
         connect = _endpoint(("forward", index, "connect"), table, found)
         if listen is not None:
@@ -234,6 +237,8 @@ def _check_endpoints(
             for message in filter(None, faults):
                 found.add(path, message)
         if connect is not None:
+            if table.get("start") is True and (fault := rules.start_fault(connect)):
+                found.add(("forward", index, "start"), fault)
             fault = rules.connect_fault(connect) or judge(connect, "connect")
             if fault is None and listen is not None:
                 fault = rules.loop_fault(listen, connect)

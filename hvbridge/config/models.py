@@ -19,6 +19,7 @@ from hvbridge.units import OFF, UnitError, format_duration, format_size, parse_d
 from hvbridge.wording import kind_of, shown
 
 _SHORTEST_TIMEOUT = 0.001
+_BOOT = 120.0  # seconds: a slow VM, from off to its service
 _SHORTEST_KEEPALIVE = 1.0  # seconds: TCP_KEEPIDLE counts whole ones,
 _LONGEST_KEEPALIVE = 9 * 3600.0  # and Linux takes no more than 32767 of them
 _SMALLEST_BUFFER = 4 << 10
@@ -61,6 +62,10 @@ def _timeout(value: object) -> float:
             'a time-out of 0 would end everything at once; write "1ms" or more, or "off" for no limit'
         )
     return seconds
+
+
+def _wait(value: object) -> float:
+    return 0.0 if value == "off" else _timeout(value)
 
 
 def _keepalive(value: object) -> float:
@@ -111,6 +116,9 @@ _DURATION_SCHEMA = {
 }
 
 Timeout = Annotated[float, Notation("duration", _timeout, format_duration, _DURATION_SCHEMA)]
+Wait = Annotated[
+    float, Notation("duration", _wait, lambda seconds: format_duration(seconds or OFF), _DURATION_SCHEMA)
+]
 Keepalive = Annotated[float, Notation("duration", _keepalive, format_duration, _DURATION_SCHEMA)]
 Buffer = Annotated[
     int | None,
@@ -164,6 +172,21 @@ class Settings(Table):
         default=10.0,
         description="How long reaching the connect endpoint may take. Hyper-V's own 2 seconds are short for "
         "a guest under load; beyond 10 a person takes the prompt for dead.",
+    )
+    wait: Wait = Field(
+        default=0.0,
+        description="How long a connection is held and dialled again while the VM boots or its service starts. Off, "
+        "because a client that is told at once can do something else; with start it is 2 minutes, a slow boot.",
+    )
+    start: bool = Field(
+        default=False,
+        description="Start or resume the VM of the connect endpoint when a connection finds it off, and wait. False, "
+        "because a VM costs memory, and starting one needs rights on the host.",
+    )
+    idle_save: Timeout = Field(
+        default=OFF,
+        description="Save the VM that hvbridge started, once its last connection has been gone that long. Off, because "
+        "something else may use the VM meanwhile.",
     )
     idle_timeout: Timeout = Field(
         default=OFF,
@@ -233,6 +256,11 @@ class Settings(Table):
 
 class Forward(Settings):
     """One listener, and the endpoint that each of its connections is spliced with."""
+
+    @property
+    def effective_wait(self) -> float:
+        """Seconds for which a failed dial is tried again."""
+        return self.wait or (_BOOT if self.start else 0.0)
 
     name: str = Field(
         pattern=NAME_PATTERN,

@@ -1,13 +1,13 @@
 """The emulator: partitions and services on one machine, with Hyper-V's rules for who reaches whom.
 
-Owns: matching VmIds and ServiceIds, the unreachable VM, the silent service, registration. Refuses: moving
+Owns: matching VmIds and ServiceIds, the unreachable VM, the silent service, the denied service. Refuses: moving
 bytes (a carrier does: Unix-domain sockets, or loopback TCP where the platform has none), and being chosen
 without being asked for.
 
 Processes meet in a directory, which only its owner may enter:
 
     DIR/host, DIR/<vm id>     a partition; the VM runs while its directory exists
-    DIR/registered/<id>       a service registered on the host
+    DIR/registered/<id>       a service registered on the host, with its name in it
     DIR/<digest>              a listener: a digest of partition, scope and service names it, since the
                               path of a Unix socket has no room for three GUIDs
 """
@@ -25,6 +25,7 @@ import trio
 from hvbridge.endpoint import Endpoint, HypervEndpoint
 from hvbridge.ids import ANY, CHILDREN, HOST, LOOPBACK, PARENT, partition_text, vm_text
 from hvbridge.stream import SocketStream
+from hvbridge.transport.emulator_services import EmulatorRegistry
 from hvbridge.transport.emulator_vms import state
 from hvbridge.transport.errors import Cause, DialError, ListenError, dial_cause, listen_cause
 from hvbridge.transport.options import DialOptions, ListenOptions
@@ -110,17 +111,10 @@ class EmulatorTransport:
         make_private_directory(self.directory)
         self._home(vm).mkdir(exist_ok=True)
 
-    def register(self, service: UUID) -> None:
-        """Register ``service`` on the emulated host. Raises OSError."""
-        make_private_directory(self.directory)
-        registered = self.directory / "registered"
-        registered.mkdir(exist_ok=True)
-        (registered / str(service)).touch()
-
     def _may_use(self, service: UUID) -> bool:
         if not self._enforce_registration or self.partition != HOST:
             return True
-        return (self.directory / "registered" / str(service)).exists()
+        return EmulatorRegistry(self.directory).has(service)
 
     def _partition_reached_by(self, vm: UUID) -> UUID | None:
         """The partition that ``vm`` means here; None where nothing of that id can be reached."""

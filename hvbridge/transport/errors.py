@@ -32,6 +32,7 @@ class Cause(StrEnum):
     IN_USE = "the address is in use"
     NO_DIRECTORY = "its directory does not exist"
     NOT_HERE = "that address is not on this machine"
+    BUSY = "too many dials are waiting"
     UNAVAILABLE = "this machine has no such transport"
     UNKNOWN = "the system refused"
 

@@ -44,13 +44,13 @@ class Network:
 
     def __init__(self, hyperv: Transport, vms: VmDirectory | None = None) -> None:
         self.vms = vms
-        resolver = None if vms is None else VmResolver(vms)
+        self._resolver = None if vms is None else VmResolver(vms)
         self._transports: dict[type[Endpoint], Transport] = {
             TcpEndpoint: tcp,
             UnixEndpoint: _unix(),
             VsockEndpoint: _vsock(),
             HypervEndpoint: hyperv,
-            NamedHypervEndpoint: NamedHypervTransport(hyperv, resolver),
+            NamedHypervEndpoint: NamedHypervTransport(hyperv, self._resolver),
         }
 
     async def dial(self, endpoint: Endpoint, options: DialOptions) -> SocketStream:
@@ -67,6 +67,14 @@ class Network:
     async def listen(self, endpoint: Endpoint, options: ListenOptions) -> list[Listener]:
         """Bind and listen; the caller closes the listeners. Raises `ListenError`."""
         return await self._transports[type(endpoint)].listen(endpoint, options)
+
+    async def vm_of(self, endpoint: Endpoint) -> UUID:
+        """Return the id of the VM on which ``endpoint`` is. Raises `VmError` for a name that means none."""
+        if isinstance(endpoint, NamedHypervEndpoint):
+            assert self._resolver is not None
+            return await self._resolver.resolve(endpoint.vm)
+        assert isinstance(endpoint, HypervEndpoint)
+        return endpoint.vm
 
     def fault(self, endpoint: Endpoint, role: Role) -> str | None:
         """Say why ``endpoint`` cannot be used in ``role`` on this machine; None when it can."""

@@ -11,9 +11,11 @@ import trio
 from hvbridge import ids
 from hvbridge.endpoint import HypervEndpoint
 from hvbridge.ids import ANY, CHILDREN, HOST, LOOPBACK, PARENT
+from hvbridge.registration import Service
 from hvbridge.stream import SocketStream
 from hvbridge.transport import emulator_tcp
 from hvbridge.transport.emulator import EmulatorTransport
+from hvbridge.transport.emulator_services import EmulatorRegistry
 from hvbridge.transport.errors import Cause, DialError, ListenError
 from hvbridge.transport.network import Network
 from hvbridge.transport.options import DialOptions, ListenOptions
@@ -175,7 +177,7 @@ async def test_enforced_registration_denies_what_is_not_registered(machine: Mach
     with pytest.raises(ListenError) as unbound:
         await listen(host, CHILDREN)
     assert unbound.value.cause is Cause.NOT_PERMITTED
-    host.register(SSH)
+    EmulatorRegistry(machine.directory).register(Service(SSH, "ssh"))
     (await host.dial(HypervEndpoint(GUEST, SSH), DialOptions())).abort()
     await guest_listener.aclose()
 

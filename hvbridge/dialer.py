@@ -1,0 +1,124 @@
+"""How a forward reaches its upstream: in turn, again while it is worth waiting, and by starting its VM.
+
+Owns: which failures pass by themselves, backoff, and telling of an upstream's change once. Refuses: the
+connection that waits (`forward`), how a dial is made (it is given one), and how a VM is started (`power`).
+"""
+
+import random
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+import trio
+
+from hvbridge.endpoint import Endpoint
+from hvbridge.stream import SocketStream
+from hvbridge.transport.errors import Cause, DialError
+
+_PASSING = frozenset(
+    {
+        Cause.NOT_RUNNING,
+        Cause.NOBODY_LISTENING,
+        Cause.REFUSED,
+        Cause.OUT_OF_MEMORY,
+        Cause.TIMED_OUT,
+        Cause.UNREACHABLE,
+    }
+)
+"""Causes that a VM's boot, or a service's start, mends. A missing right or an unknown name stays."""
+
+_FIRST_DELAY = 0.25
+_LONGEST_DELAY = 5.0
+"""Seconds between tries, doubled from the first to the longest: quick at first, no storm while a VM boots."""
+
+_QUEUE_FULL = "max_pending_dials of this forward were still waiting; find out why they hang, or raise it"
+
+
+class Starter(Protocol):
+    """Starts what an upstream runs on."""
+
+    async def start(self) -> None:
+        """Start it, or find it starting. Raises `DialError` when that cannot be."""
+
+
+class Dialer:
+    """Dials one upstream for the connections of one forward.
+
+    ``dial`` has a deadline of its own, ``dial_timeout``. For ``wait`` seconds from its begin, a dial that failed by
+    a passing cause is tried again. ``on_change`` hears None when the upstream answers again, and the error when it
+    no longer does; once each.
+    """
+
+    def __init__(
+        self,
+        upstream: Endpoint,
+        dial: Callable[[], Awaitable[SocketStream]],
+        *,
+        dial_timeout: float,
+        max_pending: int,
+        wait: float = 0.0,
+        starter: Starter | None = None,
+        on_change: Callable[[DialError | None], None] = lambda _: None,
+        jitter: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        self.upstream = upstream
+        self._dial = dial
+        self._dial_timeout = dial_timeout
+        self._slots = trio.Semaphore(max_pending)
+        self._wait = wait
+        self._starter = starter
+        self._on_change = on_change
+        self._jitter = jitter
+        self._is_down = False
+
+    async def dial(self) -> SocketStream:
+        """Return a connected stream, which the caller closes. Raises the `DialError` of the last try."""
+        try:
+            stream = await self._dial_in_turn()
+        except DialError as error:
+            self._note(error)
+            if not self._wait or error.cause not in _PASSING:
+                raise
+            stream = await self._keep_dialling(error)
+        self._note(None)
+        return stream
+
+    async def _keep_dialling(self, error: DialError) -> SocketStream:
+        delay = _FIRST_DELAY
+        with trio.move_on_after(self._wait):
+            while True:
+                if self._starter is not None and error.cause is Cause.NOT_RUNNING:
+                    await self._starter.start()
+                # Connections that came together must not come again together.
+                await trio.sleep(self._jitter(delay / 2, delay))
+                delay = min(2 * delay, _LONGEST_DELAY)
+                try:
+                    return await self._dial_in_turn()
+                except DialError as again:
+                    if again.cause not in _PASSING:
+                        raise
+                    error = again
+        raise error
+
+    async def _dial_in_turn(self) -> SocketStream:
+        with trio.move_on_after(self._dial_timeout) as queueing:
+            await acquire(self._slots)
+        if queueing.cancelled_caught:
+            raise DialError(self.upstream, Cause.BUSY, advice=_QUEUE_FULL)
+        try:
+            return await self._dial()
+        finally:
+            self._slots.release()
+
+    def _note(self, error: DialError | None) -> None:
+        is_down = error is not None
+        if is_down != self._is_down:
+            self._is_down = is_down
+            self._on_change(error)
+
+
+async def acquire(semaphore: trio.Semaphore) -> None:
+    """Acquire without a turn of the scheduler where that is possible."""
+    try:
+        semaphore.acquire_nowait()
+    except trio.WouldBlock:
+        await semaphore.acquire()

@@ -1,0 +1,230 @@
+"""Reaching an upstream: in turn, again while that is worth it, by starting its VM. In virtual time."""
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+import trio
+import trio.testing
+
+from hvbridge.dialer import Dialer
+from hvbridge.endpoint import HypervEndpoint
+from hvbridge.power import VmPower
+from hvbridge.transport.errors import Cause, DialError
+from hvbridge.vms import VmError
+
+VM = uuid.UUID(int=5)
+UPSTREAM = HypervEndpoint(VM, uuid.UUID(int=6))
+
+
+@dataclass
+class Upstream:
+    """Fails with a cause until a time, then answers; remembers when it was dialled."""
+
+    up_at: float = 0.0
+    cause: Cause = Cause.NOT_RUNNING
+    dialled: list[float] = field(default_factory=list)
+
+    async def dial(self) -> object:
+        self.dialled.append(trio.current_time())
+        await trio.lowlevel.checkpoint()
+        if trio.current_time() < self.up_at:
+            raise DialError(UPSTREAM, self.cause)
+        return self
+
+
+Make = Callable[..., Dialer]
+
+
+@pytest.fixture
+def make() -> Make:
+    def make(upstream: Upstream, wait: float = 60.0, **more: object) -> Dialer:
+        options = {"dial_timeout": 10.0, "max_pending": 64, "jitter": lambda low, high: high} | more
+        return Dialer(UPSTREAM, upstream.dial, wait=wait, **options)  # type: ignore[arg-type]
+
+    return make
+
+
+async def test_dials_at_once_are_bounded(make: Make, autojump_clock: trio.testing.MockClock) -> None:
+    """Above max_pending a dial waits its turn, at most for the dial timeout."""
+    pending = 0
+
+    async def hang() -> object:
+        nonlocal pending
+        pending += 1
+        await trio.sleep_forever()
+
+    dialer = Dialer(UPSTREAM, hang, dial_timeout=10, max_pending=2)  # type: ignore[arg-type]
+    failures: list[str] = []
+
+    async def dial() -> None:
+        try:
+            await dialer.dial()
+        except DialError as error:
+            failures.append(str(error))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(dial)
+        await trio.sleep(10.5)
+        assert pending == 2
+        assert len(failures) == 3
+        assert "too many dials are waiting" in failures[0]
+        nursery.cancel_scope.cancel()
+
+
+async def test_without_wait_the_first_failure_counts(
+    make: Make, autojump_clock: trio.testing.MockClock
+) -> None:
+    """wait is off by default: the client is told at once."""
+    upstream = Upstream(up_at=1)
+    with pytest.raises(DialError):
+        await make(upstream, wait=0).dial()
+    assert upstream.dialled == [0]
+
+
+@pytest.mark.parametrize("cause", [Cause.NOT_RUNNING, Cause.NOBODY_LISTENING, Cause.REFUSED])
+async def test_waits_until_the_service_answers(
+    make: Make, cause: Cause, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A cause that a boot mends is dialled again, with growing pauses, until the service answers."""
+    upstream = Upstream(up_at=20, cause=cause)
+    assert await make(upstream).dial() is upstream
+    pauses = [later - earlier for earlier, later in zip(upstream.dialled, upstream.dialled[1:], strict=False)]
+    assert pauses[:6] == pytest.approx([0.25, 0.5, 1, 2, 4, 5])
+    assert 20 <= upstream.dialled[-1] <= 25
+
+
+async def test_gives_up_when_the_time_is_over(make: Make, autojump_clock: trio.testing.MockClock) -> None:
+    """After wait the last failure is told."""
+    upstream = Upstream(up_at=1000)
+    with pytest.raises(DialError) as caught:
+        await make(upstream, wait=60).dial()
+    assert caught.value.cause is Cause.NOT_RUNNING
+    assert trio.current_time() == pytest.approx(60)
+
+
+@pytest.mark.parametrize("cause", [Cause.NOT_PERMITTED, Cause.NAME_UNKNOWN, Cause.UNAVAILABLE, Cause.UNKNOWN])
+async def test_what_does_not_pass_is_told_at_once(
+    make: Make, cause: Cause, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A missing right, or a name that means nothing, is not waited for."""
+    with pytest.raises(DialError):
+        await make(Upstream(up_at=5, cause=cause)).dial()
+    assert trio.current_time() == 0
+
+
+async def test_a_waiting_dial_gives_its_turn_to_others(
+    make: Make, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Between two tries a connection holds no dial slot."""
+    upstream = Upstream(up_at=30)
+    dialer = make(upstream, max_pending=1)
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(dialer.dial)
+    assert len([when for when in upstream.dialled if when < 0.1]) == 3
+
+
+async def test_a_change_is_told_once(make: Make, autojump_clock: trio.testing.MockClock) -> None:
+    """However many connections wait, down is told once, and up once."""
+    told: list[DialError | None] = []
+    upstream = Upstream(up_at=10)
+    dialer = make(upstream, on_change=told.append)
+    async with trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(dialer.dial)
+    assert [error and error.cause for error in told] == [Cause.NOT_RUNNING, None]
+
+
+@dataclass
+class Directory:
+    """A host that starts and saves one VM, and takes ten seconds to boot it."""
+
+    upstream: Upstream
+    started: list[float] = field(default_factory=list)
+    saved: list[float] = field(default_factory=list)
+    denies: bool = False
+
+    async def start(self, vm: uuid.UUID) -> None:
+        if self.denies:
+            raise VmError("this user may not; join the group")
+        self.started.append(trio.current_time())
+        self.upstream.up_at = trio.current_time() + 10
+
+    async def save(self, vm: uuid.UUID) -> None:
+        self.saved.append(trio.current_time())
+        self.upstream.up_at = float("inf")
+
+
+async def vm_id() -> uuid.UUID:
+    return VM
+
+
+def power(directory: Directory, told: list[str], idle_save: float = float("inf")) -> VmPower:
+    return VmPower(UPSTREAM, vm_id, directory, idle_save=idle_save, on_change=told.append)  # type: ignore[arg-type]
+
+
+async def test_the_first_connection_starts_the_vm_once(
+    make: Make, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Many connections to a VM that is off start it once, and are served when it has booted."""
+    upstream, told = Upstream(up_at=float("inf")), list[str]()
+    directory = Directory(upstream)
+    dialer = make(upstream, starter=power(directory, told))
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(dialer.dial)
+    assert len(directory.started) == 1
+    assert told == ["started"]
+
+
+async def test_a_vm_that_may_not_be_started_is_told(
+    make: Make, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A missing right ends the wait with the reason."""
+    upstream = Upstream(up_at=float("inf"))
+    with pytest.raises(DialError, match="join the group"):
+        await make(upstream, starter=power(Directory(upstream, denies=True), [])).dial()
+
+
+async def test_a_started_vm_is_saved_when_its_last_connection_has_long_gone(
+    make: Make, autojump_clock: trio.testing.MockClock
+) -> None:
+    """idle_save counts from the last connection's end, and a new connection stops it."""
+    upstream, told = Upstream(up_at=float("inf")), list[str]()
+    directory = Directory(upstream)
+    vm = power(directory, told, idle_save=100)
+    dialer = make(upstream, starter=vm)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(vm.save_when_idle)
+        with vm.in_use():
+            await dialer.dial()
+            await trio.sleep(1000)
+        assert directory.saved == []
+        await trio.sleep(60)
+        with vm.in_use():
+            await trio.sleep(60)
+        last = trio.current_time()
+        await trio.sleep(99)
+        assert directory.saved == []
+        await trio.sleep(102)
+        assert directory.saved == [pytest.approx(last + 100, abs=1)]
+        assert told == ["started", "saved"]
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_vm_that_somebody_else_started_is_left_alone(
+    make: Make, autojump_clock: trio.testing.MockClock
+) -> None:
+    """hvbridge saves only what it started."""
+    directory = Directory(Upstream())
+    vm = power(directory, [], idle_save=10)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(vm.save_when_idle)
+        with vm.in_use():
+            await trio.sleep(1)
+        await trio.sleep(100)
+        nursery.cancel_scope.cancel()
+    assert directory.saved == []
