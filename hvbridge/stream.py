@@ -51,18 +51,40 @@ class Stream(trio.abc.HalfCloseableStream):
 
 
 class SocketStream(Stream):
-    """A `Stream` over a connected trio socket. Closing the stream closes the socket.
+    """A `Stream` over a connected socket, trio's or a non-blocking one. Closing the stream closes the socket.
 
-    Making one makes no system call: two are made for each connection.
+    Making one makes no system call, and trio's socket only where it is used: two are made for each connection, and
+    a plane that waits by other means needs neither.
     """
 
-    __slots__ = ("_sending", "peer", "socket")
+    __slots__ = ("_closed", "_sending", "_socket", "peer", "plain")
 
-    def __init__(self, sock: trio.socket.SocketType) -> None:
-        self.socket = sock
+    splices_plainly = True
+    """Whether splice(2) is worth it in this family, and a short read has taken all that there was.
+
+    Not so AF_VSOCK: hv_sock gives out one packet a read, and moves bytes only by copying.
+    """
+
+    def __init__(self, sock: socket.socket | trio.socket.SocketType) -> None:
+        self._socket: trio.socket.SocketType | None = None
+        self.plain: socket.socket | None = None
+        """The non-blocking socket below; None for a trio socket of unknown make."""
+        if isinstance(sock, socket.socket):
+            self.plain = sock
+        else:
+            self._socket = sock
         self.peer = ""
         """Who is at the other end, as far as the transport tells."""
         self._sending = False
+        self._closed = False
+
+    @property
+    def socket(self) -> trio.socket.SocketType:
+        """The trio socket."""
+        if self._socket is None:
+            assert self.plain is not None
+            self._socket = trio.socket.from_stdlib_socket(self.plain)
+        return self._socket
 
     # What a socket family may do otherwise.
 
@@ -81,12 +103,28 @@ class SocketStream(Stream):
 
     def shut_down_writing(self) -> None:
         """Tell the peer that no more data comes. Raises OSError, unlike `send_eof`, which calls it."""
-        if not self.socket.did_shutdown_SHUT_WR:  # a second time is ENOTCONN on macOS
+        if self._socket is None and self.plain is not None:
+            self.plain.shutdown(socket.SHUT_WR)
+        elif not self.socket.did_shutdown_SHUT_WR:  # a second time is ENOTCONN on macOS
             self.socket.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
-        """Close without a checkpoint. Closing what is closed already does nothing."""
-        self.socket.close()
+        """Close without a checkpoint. Closing what is closed already does nothing.
+
+        No task may be waiting on the stream: `aclose` and `abort` wake those that do, and that search costs
+        more than the closing.
+        """
+        self._closed = True
+        if self.plain is not None:
+            self.plain.close()
+            return
+        try:
+            fd = self.socket.detach()
+        except NotImplementedError:  # a socket of a custom factory need not know how
+            self.socket.close()
+        else:
+            if fd != -1:
+                socket.close(fd)
 
     # Receiving.
 
@@ -115,7 +153,7 @@ class SocketStream(Stream):
     async def wait_receive_might_not_block(self) -> None:
         try:
             fd = self.socket.fileno()
-        except NotImplementedError:  # a socket made by a custom factory need not have one
+        except NotImplementedError:  # nor need it have a descriptor
             return
         try:
             await trio.lowlevel.wait_readable(fd)
@@ -164,13 +202,18 @@ class SocketStream(Stream):
     # Ending.
 
     async def aclose(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
         self.close()
         await trio.lowlevel.checkpoint()
 
     def abort(self) -> None:
-        with suppress(OSError):  # closed already, or a family without SO_LINGER
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
-        self.close()
+        if not self._closed:
+            with suppress(OSError):  # a family without SO_LINGER
+                (self.plain or self.socket).setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
+            if self._socket is not None:
+                self._socket.close()
+            self.close()
 
     def _claim_sending(self) -> None:
         if self._sending:

@@ -19,6 +19,7 @@ The rules:
 """
 
 import errno
+import math
 
 from hvbridge.splice.limits import Limits
 from hvbridge.splice.transfer import Reason, Transfer
@@ -36,7 +37,7 @@ _ERROR_ON = (Reason.ERROR_ON_CLIENT, Reason.ERROR_ON_UPSTREAM)
 class Pair:
     """The state of one splice apart from its bytes. An implementation extends `finish` to act on the end."""
 
-    __slots__ = ("_fault", "_open", "active", "cut", "due", "limits", "over", "started", "transfer")
+    __slots__ = ("_fault", "_open", "active", "cut", "due", "limits", "look", "over", "started", "transfer")
 
     def __init__(self, limits: Limits, transfer: Transfer, now: float) -> None:
         self.limits = limits
@@ -47,8 +48,9 @@ class Pair:
         self.over = False
         self.cut = False
         """Whether the two sides must see a reset."""
-        self.due = float("inf")
-        """When the watch will look next."""
+        self.due = math.inf
+        self.look = 0
+        """When the watch will look next, and the number of that look; the watch keeps both."""
         self._open = [True, True]
         self._fault: tuple[Reason, str] | None = None
 
@@ -89,8 +91,10 @@ class Pair:
         self.ended(1 - side, now)
 
     def overdue(self, now: float) -> bool:
-        """Whether a limit is over by ``now``; if so, the pair is finished."""
+        """Whether the pair is over by ``now``; it is finished here if a limit says so."""
         limits = self.limits
+        if self.over:
+            return True
         if now >= self.started + limits.max_lifetime:
             fault = Reason.LIFETIME, f"open for {limits.max_lifetime:g} s"
         elif self.half_closed and now >= self.active + limits.half_close_timeout:

@@ -26,8 +26,7 @@ from hvbridge.splice.pipes import PipePool
 from hvbridge.splice.portable import PortableSplicer
 from hvbridge.splice.pump import (
     BLOCKED,
-    BUFFER_SIZE,
-    DRAINED,
+    ENDED,
     UNFINISHED,
     Pump,
     ReadFailedError,
@@ -37,15 +36,19 @@ from hvbridge.splice.transfer import Transfer
 from hvbridge.splice.watch import Watch
 from hvbridge.stream import SocketStream, Stream
 
+_DATA = select.EPOLLIN
 _ARRIVING = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
 _ROOM = select.EPOLLOUT
 """Asked for only while a socket blocks a pump: a Unix socket would tell of it after every message."""
 _NO_MORE = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 _EVENTS_AT_ONCE = 256
 
-_PLAIN = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
-"""Families of which splice(2) is worth it, and of which a short read has taken all there was. Not AF_VSOCK:
-hv_sock gives out one packet a read, and moves bytes only by copying."""
+_FEW_LOOKS = 16
+_MANY_LOOKS = 100
+"""Looks at an epoll with nothing ready: some 5 and some 30 µs."""
+
+_SLICE = 0.001
+"""Seconds that the plane goes on while sockets are ready, before trio's other tasks have their turn."""
 
 
 class PlaneSplicer:
@@ -59,10 +62,8 @@ class PlaneSplicer:
         """For each socket, the pump that reads it and the pump that writes it."""
         self._unfinished: list[_Pump] = []
         self._pipes = PipePool()
-        self._buffer = memoryview(bytearray(BUFFER_SIZE))
         self._now = 0.0
-        with socket.socket() as probe:
-            self._socket_type = type(trio.socket.from_stdlib_socket(probe))
+        self._looks = _FEW_LOOKS
 
     async def splice(self, client: Stream, upstream: Stream, limits: Limits, transfer: Transfer) -> None:
         """See `hvbridge.splice.Splicer.splice`."""
@@ -80,39 +81,70 @@ class PlaneSplicer:
             raise
 
     def _takes(self, stream: Stream) -> TypeGuard[SocketStream]:
-        # A socket of a custom factory may have no descriptor, or mean something else by it.
-        return isinstance(stream, SocketStream) and type(stream.socket) is self._socket_type
+        # A trio socket of a custom factory may have no descriptor, or mean something else by it.
+        return isinstance(stream, SocketStream) and stream.plain is not None
 
     # The plane's own task.
 
     async def run(self) -> None:
         """Move bytes until cancelled."""
+        descriptor = self._epoll.fileno()
         try:
             while True:
                 if self._unfinished:
                     await trio.lowlevel.checkpoint()
                 else:
-                    await trio.lowlevel.wait_readable(self._epoll.fileno())
-                self._turn()
+                    await trio.lowlevel.wait_readable(descriptor)
+                self._now = trio.current_time()
+                others_turn = self._now + _SLICE
+                while self._turn() and self._now < others_turn:
+                    self._now = trio.current_time()
         finally:
             self._epoll.close()
             self._pipes.close()
 
-    def _turn(self) -> None:
-        self._now = trio.current_time()
+    def _turn(self) -> bool:
+        """Serve all that is ready, and say whether anything was."""
         unfinished, self._unfinished = self._unfinished, []
-        for fd, events in self._epoll.poll(0, _EVENTS_AT_ONCE):
+        ready = self._epoll.poll(0, _EVENTS_AT_ONCE)
+        if not (ready or unfinished):
+            ready = self._linger()
+        for fd, events in ready:
             pumps = self._pumps.get(fd)
-            if pumps is not None:  # else its pair ended earlier in this turn
-                self._ready(*pumps, events)
+            if pumps is None:  # its pair ended earlier in this turn
+                continue
+            try:
+                if events == _DATA:
+                    self._go(pumps[0])
+                else:
+                    self._ready(*pumps, events)
+            except Exception as bug:  # ends this connection by itself, not all of them
+                pumps[0].pair.crash(bug)
         for pump in unfinished:
-            self._go(pump)
+            try:
+                self._go(pump)
+            except Exception as bug:
+                pump.pair.crash(bug)
+        return bool(ready or unfinished)
+
+    def _linger(self) -> list[tuple[int, int]]:
+        """Look some times more before the plane's task waits: an answer is often on its way.
+
+        Waiting costs as much as `_FEW_LOOKS`, and more where a CPU that went to sleep must wake. So it looks that
+        often, and up to `_MANY_LOOKS` for as long as that has just paid.
+        """
+        for _ in range(self._looks):
+            if ready := self._epoll.poll(0, _EVENTS_AT_ONCE):
+                self._looks = _MANY_LOOKS
+                return ready
+        self._looks = max(_FEW_LOOKS, self._looks - self._looks // 8)
+        return []
 
     def _ready(self, reader: "_Pump", writer: "_Pump", events: int) -> None:
         """Serve ``events`` of the socket that ``reader`` reads and ``writer`` writes."""
         if events & _NO_MORE:
             reader.thorough = True
-        if events & ~_ROOM and not reader.blocked:
+        if events & ~_ROOM:
             self._go(reader)
         if writer.blocked:
             if events & ~_ARRIVING:
@@ -126,25 +158,21 @@ class PlaneSplicer:
 
     def _go(self, pump: "_Pump") -> None:
         """Let ``pump`` move, and draw the conclusions."""
-        if pump.done:
+        if pump.done or pump.blocked:
             return
-        pair = pump.pair
         try:
             state = pump.move(self._now)
-            if state == DRAINED:
-                pass
-            elif state == BLOCKED:
-                self._await_room(pump)
-            elif state == UNFINISHED:
-                self._unfinished.append(pump)
-            else:
-                self._ended(pump, None)
         except ReadFailedError as failure:
             self._ended(pump, failure.error)
         except WriteFailedError as failure:
             self._refused(pump, failure.error)
-        except Exception as bug:  # ends this connection by itself, not all of them
-            pair.crash(bug)
+        else:
+            if state == BLOCKED:
+                self._await_room(pump)
+            elif state == UNFINISHED:
+                self._unfinished.append(pump)
+            elif state == ENDED:
+                self._ended(pump, None)
 
     def _await_room(self, pump: "_Pump") -> None:
         pump.blocked = True
@@ -164,11 +192,12 @@ class PlaneSplicer:
         except OSError as verdict:
             pair.lost(side, verdict)
             return
-        try:
-            dst.shut_down_writing()
-        except OSError as refusal:
-            self._refused(pump, refusal)
-            return
+        if not pair.cut:  # else the end is not a clean one, whatever it looks like
+            try:
+                dst.shut_down_writing()
+            except OSError as refusal:
+                self._refused(pump, refusal)
+                return
         pump.stop()
         pair.ended(side, self._now)
         self._watch.look_after(pair)
@@ -184,7 +213,8 @@ class PlaneSplicer:
 
         It is the same as a failed write: the direction to it is at its end, the one from it lives on.
         """
-        failed = writer.pair.streams[1 - writer.side].socket
+        failed = writer.pair.streams[1 - writer.side].plain
+        assert failed is not None
         code = failed.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
             self._refused(writer, OSError(code, os.strerror(code)))
@@ -193,9 +223,10 @@ class PlaneSplicer:
 
     def _enter(self, pair: "_Pair") -> None:
         client, upstream = pair.fds
-        plain = all(stream.socket.family in _PLAIN for stream in pair.streams)
-        up = Pump(pair, CLIENT, client, upstream, plain, self._buffer, self._pipes)
-        down = Pump(pair, UPSTREAM, upstream, client, plain, self._buffer, self._pipes)
+        one, other = pair.streams
+        plain = one.splices_plainly and other.splices_plainly
+        up = Pump(pair, CLIENT, client, upstream, plain, self._pipes)
+        down = Pump(pair, UPSTREAM, upstream, client, plain, self._pipes)
         self._pumps[client] = up, down
         self._pumps[upstream] = down, up
         self._watch.look_after(pair)
@@ -226,7 +257,9 @@ class _Pair(Pair):
     ) -> None:
         super().__init__(limits, transfer, trio.current_time())
         self.streams = client, upstream
-        self.fds: tuple[int, ...] = client.socket.fileno(), upstream.socket.fileno()
+        assert client.plain is not None
+        assert upstream.plain is not None
+        self.fds: tuple[int, ...] = client.plain.fileno(), upstream.plain.fileno()
         self._plane = plane
         self._task = trio.lowlevel.current_task()
 

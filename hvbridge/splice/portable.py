@@ -39,8 +39,13 @@ class PortableSplicer:
                 nursery.start_soon(self._pump, pair, CLIENT, client, upstream)
                 await self._pump(pair, UPSTREAM, upstream, client)
             if not pair.cut:
-                await client.aclose()
-                await upstream.aclose()
+                try:
+                    await client.aclose()
+                finally:
+                    await upstream.aclose()
+        except BaseExceptionGroup as group:
+            _, bugs = group.split(trio.Cancelled)
+            raise _first(bugs or group) from None  # two pumps are no concern of the caller's
         finally:
             self._watch.forget(pair)
             client.abort()  # nothing happens to what is closed
@@ -48,24 +53,29 @@ class PortableSplicer:
 
     async def _pump(self, pair: Pair, side: int, src: Stream, dst: Stream) -> None:
         """Move the data of ``side`` until it ends or fails, and tell the pair which."""
-        received = 1
-        while received:
-            try:
-                await src.wait_receive_might_not_block()
-                with self._buffer() as buffer:
-                    received = await src.receive_into(buffer)
-                    pair.received(side, received, trio.current_time())
-                    await _pass_on(buffer[:received], dst)
-            except _Refused as failure:
-                pair.refused(1 - side, failure.cause, trio.current_time())
-                break
-            except trio.BrokenResourceError as failure:
-                pair.lost(side, _cause(failure))
-                break
+        try:
+            while await self._move(pair, side, src, dst):
+                pass
+            if not pair.cut:  # else the end is not a clean one, whatever it looks like
+                await _pass_on(None, dst)
+        except _RefusedError as failure:
+            pair.refused(1 - side, failure.cause, trio.current_time())
+        except trio.BrokenResourceError as failure:
+            pair.lost(side, _cause(failure))
         else:
             pair.ended(side, trio.current_time())
-        if not pair.over:
-            self._watch.look_after(pair)  # the half-close timeout counts from now
+        self._watch.look_after(pair)  # the half-close timeout counts from now
+
+    async def _move(self, pair: Pair, side: int, src: Stream, dst: Stream) -> int:
+        """Move what comes next, and return how much it was."""
+        await src.wait_receive_might_not_block()
+        with self._buffer() as buffer:
+            received = await src.receive_into(buffer)
+            if received:
+                pair.received(side, received, trio.current_time())
+                await _pass_on(buffer[:received], dst)
+                pair.active = trio.current_time()
+        return received
 
     @contextmanager
     def _buffer(self) -> Iterator[memoryview]:
@@ -88,21 +98,29 @@ class _Pair(Pair):
         self.scope.cancel()
 
 
-class _Refused(Exception):
+class _RefusedError(Exception):
     """The side written to takes no more."""
 
     def __init__(self, cause: OSError | None) -> None:
         self.cause = cause
 
 
-async def _pass_on(data: memoryview, dst: Stream) -> None:
+async def _pass_on(data: memoryview | None, dst: Stream) -> None:
+    """Send ``data``, or the end of data."""
     try:
-        if data:
-            await dst.send_all(data)
-        else:
+        if data is None:
             await dst.send_eof()
+        else:
+            await dst.send_all(data)
     except trio.BrokenResourceError as error:
-        raise _Refused(_cause(error)) from error
+        raise _RefusedError(_cause(error)) from error
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def _cause(error: trio.BrokenResourceError) -> OSError | None:

@@ -13,38 +13,42 @@ import trio
 from hvbridge.splice.pair import Pair
 
 _FEW = 1024
-"""Dead entries that are not worth sweeping out."""
+"""Entries of pairs long gone that are not worth sweeping out of the heap."""
 
 
 class Watch:
     """Looks at each pair when its earliest limit may be over."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Pair]] = []
-        self._serial = count()  # pairs of one moment have no order of their own
-        self._dead = 0
+        self._heap: list[tuple[float, int]] = []
+        """When to look next, and the number of that look."""
+        self._pairs: dict[int, Pair] = {}
+        """The pair of each look; the numbers that are missing are of looks that are needed no more."""
+        self._numbers = count(1)
         self._sleep = trio.CancelScope()
 
     def look_after(self, pair: Pair) -> None:
         """Watch ``pair`` from now on; to be called again when its next limit may have come nearer."""
+        if pair.over:
+            return
         due = pair.next_due()
-        if due < pair.due:
-            if pair.due != math.inf:
-                self._dead += 1
-            pair.due = due
-            heappush(self._heap, (due, next(self._serial), pair))
-            if due < self._sleep.deadline:
-                self._sleep.deadline = due
+        if due >= pair.due:
+            return
+        self.forget(pair)
+        pair.due, pair.look = due, next(self._numbers)
+        self._pairs[pair.look] = pair
+        heappush(self._heap, (due, pair.look))
+        if due < self._sleep.deadline:
+            self._sleep.deadline = due
 
     def forget(self, pair: Pair) -> None:
         """Watch ``pair`` no longer."""
-        if pair.due != math.inf:
-            pair.due = math.inf
-            self._dead += 1
-            if self._dead > _FEW and self._dead * 2 > len(self._heap):
-                self._heap = [entry for entry in self._heap if entry[0] == entry[2].due]
-                heapify(self._heap)
-                self._dead = 0
+        if self._pairs.pop(pair.look, None) is None:
+            return
+        pair.due = math.inf
+        if len(self._heap) > _FEW + 2 * len(self._pairs):
+            self._heap = [entry for entry in self._heap if entry[1] in self._pairs]
+            heapify(self._heap)
 
     async def run(self) -> None:
         """Watch until cancelled."""
@@ -54,10 +58,9 @@ class Watch:
                 await trio.sleep_forever()
             now = trio.current_time()
             while self._heap and self._heap[0][0] <= now:
-                due, _, pair = heappop(self._heap)
-                if due != pair.due:
-                    self._dead -= 1
-                    continue
-                pair.due = math.inf
-                if not pair.overdue(now):
-                    self.look_after(pair)
+                _, number = heappop(self._heap)
+                pair = self._pairs.pop(number, None)
+                if pair is not None:
+                    pair.due = math.inf
+                    if not pair.overdue(now):
+                        self.look_after(pair)

@@ -1,0 +1,1 @@
+"""The splice, tested for both implementations."""

@@ -1,0 +1,244 @@
+"""What only the Linux plane does: splice(2) through pipes, and what it does where that cannot be had."""
+
+import errno
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator
+
+import pytest
+import trio
+import trio.testing
+
+if sys.platform != "linux":
+    pytest.skip("the plane stands on epoll and splice(2)", allow_module_level=True)
+
+from hvbridge.splice import Limits, Reason, Transfer, open_splicer, pipes, pump
+from hvbridge.splice.plane import PlaneSplicer
+from hvbridge.splice.watch import Watch
+from hvbridge.stream import SocketStream
+
+from .conftest import Bench, expect_reset, read_exactly, read_to_end, tcp_pair, unix_pair
+
+BLOCK = os.urandom(4 << 20)
+
+
+@pytest.fixture
+async def splicer() -> AsyncIterator[PlaneSplicer]:
+    """The plane alone."""
+    watch = Watch()
+    async with trio.open_nursery() as nursery:
+        plane = PlaneSplicer(watch)
+        nursery.start_soon(watch.run)
+        nursery.start_soon(plane.run)
+        yield plane
+        nursery.cancel_scope.cancel()
+
+
+async def carry(bench: Bench, *, through: str = "unix") -> None:
+    """Carry bulk both ways, and insist that it arrives whole."""
+    connection = bench.splice(upstream=unix_pair() if through == "unix" else tcp_pair())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connection.client.send_all, BLOCK)
+        nursery.start_soon(connection.upstream.send_all, BLOCK[::-1])
+        assert await read_exactly(connection.upstream, len(BLOCK)) == BLOCK
+        assert await read_exactly(connection.client, len(BLOCK)) == BLOCK[::-1]
+    await connection.client.send_eof()
+    await connection.upstream.send_eof()
+    await connection.ended.wait()
+    assert connection.transfer.reason is Reason.EOF
+
+
+class Calls:
+    """A stand-in for os.splice that counts, and fails when told."""
+
+    def __init__(self, fails: int | None = None) -> None:
+        self.count = 0
+        self._fails = fails
+
+    def __call__(self, src: int, dst: int, count: int, *, flags: int) -> int:
+        self.count += 1
+        if self._fails is not None:
+            raise OSError(self._fails, os.strerror(self._fails))
+        return os_splice(src, dst, count, flags=flags)
+
+
+os_splice = os.splice
+
+
+async def test_linux_gets_the_plane() -> None:
+    """On Linux, `open_splicer` opens the plane."""
+    async with open_splicer() as splicer:
+        assert isinstance(splicer, PlaneSplicer)
+
+
+async def test_real_sockets_go_the_planes_way(bench: Bench) -> None:
+    """A connection of real sockets is the plane's, which knows its descriptors while it lives."""
+    connection = bench.splice(upstream=unix_pair())
+    await connection.client.send_all(b"x")
+    await read_exactly(connection.upstream, 1)
+    pumps = bench.splicer._pumps  # type: ignore[attr-defined]
+    assert len(pumps) == 2
+    await connection.client.aclose()
+    await connection.upstream.aclose()
+    await connection.ended.wait()
+    assert not pumps
+
+
+async def test_bulk_goes_through_pipes_and_messages_do_not(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small messages are copied; splice(2) is called only once data is bulky."""
+    calls = Calls()
+    monkeypatch.setattr(pump, "splice", calls)
+    connection = bench.splice()
+    for _ in range(10):
+        await connection.client.send_all(b"m" * 1000)
+        await read_exactly(connection.upstream, 1000)
+    assert calls.count == 0
+    await carry(bench)
+    assert calls.count > 0
+
+
+async def test_without_pipes_bulk_is_copied(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When every pipe is out, bulk still flows."""
+    monkeypatch.setattr(pipes, "_MOST", 0)
+    await carry(bench)
+
+
+async def test_a_process_out_of_descriptors_copies(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When no pipe can be made, bulk still flows."""
+
+    def refuse(flags: int) -> tuple[int, int]:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr(os, "pipe2", refuse)
+    await carry(bench)
+
+
+async def test_a_user_over_the_pipe_allowance_keeps_small_pipes(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refused F_SETPIPE_SZ leaves a pipe of the size it has."""
+
+    def refuse(fd: int, command: int, size: int) -> int:
+        raise PermissionError(errno.EPERM, "over the allowance")
+
+    monkeypatch.setattr(pipes.fcntl, "fcntl", refuse)
+    await carry(bench)
+
+
+async def test_a_kernel_that_cannot_splice_copies(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where splice(2) from a socket is EINVAL, as for some families, bulk is copied."""
+    calls = Calls(errno.EINVAL)
+    monkeypatch.setattr(pump, "splice", calls)
+    await carry(bench)
+    assert 0 < calls.count <= 2  # tried once for each direction
+
+
+async def test_a_family_that_gives_out_packets_is_read_to_the_last(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """hv_sock gives out one packet a read: a short read leaves the question open, and so the pump reads on."""
+
+    def a_packet(fd: int, count: int) -> bytes:
+        return os.read(fd, 1000)
+
+    monkeypatch.setattr(SocketStream, "splices_plainly", False)
+    monkeypatch.setattr(pump, "read", a_packet)
+    await carry(bench)
+
+
+async def test_pipes_are_bounded_and_a_dirty_one_is_never_used_again(bench: Bench) -> None:
+    """Many stalled bulk streams take no more pipes than allowed, and their ends leave only clean ones."""
+    pool = bench.splicer._pipes  # type: ignore[attr-defined]
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    count = 150
+    connections = [bench.splice(tcp_pair(65536), tcp_pair(65536)) for _ in range(count)]
+    for connection in connections:
+        bench.nursery.start_soon(send_until_broken, connection.client)
+    await trio.testing.wait_all_tasks_blocked(0.05)
+    used = len(os.listdir("/proc/self/fd")) - before - 4 * count  # noqa: PTH208
+    assert 0 < used <= 2 * pipes._MOST
+    for connection in connections:
+        connection.scope.cancel()
+        await connection.ended.wait()
+    assert pool._lent == 0
+    for spare in pool._spare:
+        with pytest.raises(BlockingIOError):
+            os.read(spare.read, 1)
+    await carry(bench)
+
+
+async def send_until_broken(stream: trio.SocketStream) -> None:
+    with pytest.raises(trio.BrokenResourceError):
+        while True:
+            await stream.send_all(BLOCK)
+
+
+async def test_a_reset_ends_a_connection_whose_other_side_is_stalled(bench: Bench) -> None:
+    """A reset that waits behind data which the other side does not take ends its own direction at once."""
+    limits = Limits(half_close_timeout=0.1)
+    connection = bench.splice(tcp_pair(65536), tcp_pair(65536), limits=limits)
+    with trio.move_on_after(0.1):
+        while True:
+            await connection.client.send_all(BLOCK)
+    connection.client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    connection.client.socket.close()
+    await connection.ended.wait()
+    assert connection.transfer.reason is Reason.RESET_BY_CLIENT
+    await expect_reset(connection.upstream)
+
+
+async def test_a_stream_without_a_descriptor_goes_the_portable_way(bench: Bench) -> None:
+    """A pair in which one side is no real socket is spliced all the same."""
+
+    class Fake(trio.socket.SocketType):
+        """A socket of a custom factory: it has no descriptor."""
+
+        def __init__(self, sock: trio.socket.SocketType) -> None:
+            self._inner = sock
+
+        did_shutdown_SHUT_WR = property(lambda self: self._inner.did_shutdown_SHUT_WR)  # type: ignore[assignment]
+
+        def fileno(self) -> int:
+            raise NotImplementedError
+
+        def close(self) -> None:
+            self._inner.close()
+
+        def shutdown(self, flag: int) -> None:
+            self._inner.shutdown(flag)
+
+        def setsockopt(self, *args: object) -> None:  # type: ignore[override]
+            self._inner.setsockopt(*args)  # type: ignore[call-overload]
+
+        def recv_into(self, *args: object) -> object:  # type: ignore[override]
+            return self._inner.recv_into(*args)  # type: ignore[arg-type]
+
+        def send(self, *args: object) -> object:  # type: ignore[override]
+            return self._inner.send(*args)  # type: ignore[arg-type]
+
+    client, near = tcp_pair()
+    upstream, far = tcp_pair()
+    transfer = Transfer()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(
+            bench.splicer.splice,
+            SocketStream(Fake(trio.socket.from_stdlib_socket(near))),
+            SocketStream(far),
+            Limits(),
+            transfer,
+        )
+        await client.send(b"hello")
+        client.shutdown(socket.SHUT_WR)
+        assert await read_to_end(trio.SocketStream(upstream)) == b"hello"
+        upstream.close()
+    client.close()
+    assert transfer.reason is Reason.EOF
+
+
+async def test_a_turn_is_bounded(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pump that could go on for ever gives way: it is done for this turn, and goes on in the next."""
+    monkeypatch.setattr(pump, "_BUDGET", 100_000)
+    await carry(bench, through="tcp")
