@@ -4,7 +4,6 @@ Owns: which setting goes where. The config stops here; below it, each part is gi
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,7 @@ from hvbridge.config import Config, EmulatorSettings
 from hvbridge.config import Forward as ForwardConfig
 from hvbridge.dialer import Dialer
 from hvbridge.endpoint import Endpoint, HypervEndpoint, NamedHypervEndpoint
-from hvbridge.forward import Forward, Record
+from hvbridge.forward import NOTHING, Forward, Record
 from hvbridge.ids import vm_text
 from hvbridge.power import VmPower
 from hvbridge.splice import Limits, Splicer, open_splicer
@@ -48,6 +47,9 @@ class Reporter(Protocol):
 
     def upstream_changed(self, forward: str, error: DialError | None) -> None:
         """An upstream can no longer be reached, or, without an error, can be reached again."""
+
+    def exhausted(self, forward: str, error: OSError) -> None:
+        """Accepting pauses, for want of descriptors or memory."""
 
     def vm_changed(self, vm: str, what: str) -> None:
         """A VM has been started or saved."""
@@ -106,7 +108,8 @@ def _forward(
         Limits(settings.idle_timeout, settings.half_close_timeout, settings.max_lifetime),
         max_connections=settings.max_connections,
         account=reporter.closed,
-        hold=nullcontext if starter is None else starter.in_use,
+        exhausted=partial(reporter.exhausted, settings.name),
+        hold=NOTHING if starter is None else starter,
     )
 
 

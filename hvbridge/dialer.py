@@ -100,25 +100,23 @@ class Dialer:
         raise error
 
     async def _dial_in_turn(self) -> SocketStream:
-        with trio.move_on_after(self._dial_timeout) as queueing:
-            await acquire(self._slots)
-        if queueing.cancelled_caught:
-            raise DialError(self.upstream, Cause.BUSY, advice=_QUEUE_FULL)
+        try:
+            self._slots.acquire_nowait()
+        except trio.WouldBlock:
+            await self._wait_for_turn()
         try:
             return await self._dial()
         finally:
             self._slots.release()
+
+    async def _wait_for_turn(self) -> None:
+        with trio.move_on_after(self._dial_timeout):
+            await self._slots.acquire()
+            return
+        raise DialError(self.upstream, Cause.BUSY, advice=_QUEUE_FULL)
 
     def _note(self, error: DialError | None) -> None:
         is_down = error is not None
         if is_down != self._is_down:
             self._is_down = is_down
             self._on_change(error)
-
-
-async def acquire(semaphore: trio.Semaphore) -> None:
-    """Acquire without a turn of the scheduler where that is possible."""
-    try:
-        semaphore.acquire_nowait()
-    except trio.WouldBlock:
-        await semaphore.acquire()

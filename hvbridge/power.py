@@ -4,8 +4,8 @@ Owns: what it has started itself; it saves nothing else. Refuses: waiting until 
 """
 
 import math
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from uuid import UUID
 
 import trio
@@ -18,7 +18,7 @@ _FRESH_START = 30.0
 """Seconds after a start in which a VM that still cannot be reached is booting, and is not started again."""
 
 
-class VmPower:
+class VmPower(AbstractContextManager[None]):
     """One VM, for all forwards that may start it. ``vm`` finds its id, which its name may change.
 
     ``on_change`` hears "started" and "saved" when either has been done, or what failed.
@@ -57,16 +57,14 @@ class VmPower:
             self._is_ours = True
             self._on_change("started")
 
-    @contextmanager
-    def in_use(self) -> Iterator[None]:
-        """Keep the VM from being saved while a connection lives."""
+    def __enter__(self) -> None:
+        """Keep the VM from being saved while a connection lives; any number may."""
         self._connections += 1
-        try:
-            yield
-        finally:
-            self._connections -= 1
-            if not self._connections:
-                self._idle.set()
+
+    def __exit__(self, *_: object) -> None:
+        self._connections -= 1
+        if not self._connections:
+            self._idle.set()
 
     async def save_when_idle(self) -> None:
         """Save the VM whenever the time has come, until cancelled."""

@@ -199,12 +199,12 @@ async def test_a_started_vm_is_saved_when_its_last_connection_has_long_gone(
     dialer = make(upstream, starter=vm)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(vm.save_when_idle)
-        with vm.in_use():
+        with vm:
             await dialer.dial()
             await trio.sleep(1000)
         assert directory.saved == []
         await trio.sleep(60)
-        with vm.in_use():
+        with vm:
             await trio.sleep(60)
         last = trio.current_time()
         await trio.sleep(99)
@@ -223,7 +223,7 @@ async def test_a_vm_that_somebody_else_started_is_left_alone(
     vm = power(directory, [], idle_save=10)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(vm.save_when_idle)
-        with vm.in_use():
+        with vm:
             await trio.sleep(1)
         await trio.sleep(100)
         nursery.cancel_scope.cancel()

@@ -16,7 +16,7 @@ import tomllib
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import typer
@@ -35,7 +35,18 @@ TUTORIAL = DOCS / "tutorial" / "ssh-into-a-vm-without-network.md"
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *DOCS.rglob("*.md")])
 
 _FENCE = re.compile(r"(<!-- faulty -->\n\n)?^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+
+def _commands(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
+    """Every command by all the words that call it."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from _commands(command, f"{before}{name} ")
+        else:
+            yield before + name, command
+
+
+_COMMANDS = dict(_commands(typer.main.get_command(app)))
 
 
 class Block(NamedTuple):
@@ -147,6 +158,8 @@ def test_commands_exist(page: Path) -> None:
         name, *arguments = shlex.split(line)
         if name in ("is", "COMMAND", "--version"):  # "hvbridge is ready", "hvbridge COMMAND --help"
             continue
+        if name not in _COMMANDS and arguments:
+            name, *arguments = f"{name} {arguments[0]}", *arguments[1:]
         assert name in _COMMANDS, line
         known = {option for parameter in _COMMANDS[name].params for option in parameter.opts} | {"--help"}
         used = {argument.partition("=")[0] for argument in arguments if argument.startswith("-")}
@@ -159,7 +172,9 @@ def test_every_command_is_in_the_reference() -> None:
     rows = {option: rest for option, *rest in table(REFERENCE / "cli.md", "option", "default", "meaning")}
     expected = {}
     for name, command in _COMMANDS.items():
-        arguments = [p.metavar for p in command.params if not p.opts[0].startswith("-")]
+        arguments = [
+            p.metavar if p.required else f"[{p.metavar}]" for p in command.params if p.opts[0][0] != "-"
+        ]
         assert f"## `{' '.join(['hvbridge', name, *arguments])}`\n\n{command.help.splitlines()[0]}\n" in page
         expected |= dict(option_row(parameter) for parameter in command.params if parameter.opts[0][0] == "-")
     own = {"`--version`", "`--install-completion`", "`--show-completion`"}
@@ -169,11 +184,12 @@ def test_every_command_is_in_the_reference() -> None:
 
 def option_row(parameter: object) -> tuple[str, list[str]]:
     """The row that an option has in the reference."""
-    name, help_text, default = parameter.opts[0], parameter.help, parameter.default  # type: ignore[attr-defined]
+    name, help_text, default = ", ".join(parameter.opts), parameter.help, parameter.default  # type: ignore[attr-defined]
     if default is False:
         return f"`{name}`", ["", help_text]
     metavar = parameter.metavar or "|".join(type(default))  # type: ignore[attr-defined]
-    return f"`{name} {metavar}`", [f"`{getattr(default, 'value', default)}`", help_text]
+    shown = "" if default is None else f"`{getattr(default, 'value', default)}`"
+    return f"`{name} {metavar}`", [shown, help_text]
 
 
 # Links.

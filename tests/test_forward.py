@@ -1,5 +1,6 @@
 """The way of one connection, with scripted clients, dials and splices, in virtual time."""
 
+import errno
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -36,20 +37,37 @@ class Client:
         self.aborted = True
 
 
-class Listener(trio.abc.Listener[Client]):  # type: ignore[type-var]
-    """Hands out the clients that a test sends, and counts how many were taken."""
+class Listener:
+    """Has the clients that a test lets connect, and counts how many were taken; fails as the test wants."""
 
     def __init__(self) -> None:
-        self.send, self._receive = trio.open_memory_channel[Client](100)
+        self.backlog: list[Client] = []
+        self.arrival = trio.Event()
         self.accepted = 0
         self.closed = False
+        self.failures: list[OSError] = []
 
-    async def accept(self) -> Client:
-        client = await self._receive.receive()
-        self.accepted += 1
-        return client
+    def connect(self, *clients: Client) -> None:
+        self.backlog += clients
+        self.arrival.set()
 
-    async def aclose(self) -> None:
+    async def wait(self) -> None:
+        await trio.lowlevel.checkpoint()
+        while not self.backlog:
+            self.arrival = trio.Event()
+            await self.arrival.wait()
+
+    def take(self, at_most: int) -> list[Client]:
+        if self.failures:
+            raise self.failures.pop(0)
+        taken, self.backlog = self.backlog[:at_most], self.backlog[at_most:]
+        self.accepted += len(taken)
+        return taken
+
+    async def __aenter__(self) -> "Listener":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
         self.closed = True
 
 
@@ -75,12 +93,12 @@ class Stage:
     listener: Listener
     splices: Splices
     records: list[Record]
+    exhausted: list[OSError]
     nursery: trio.Nursery
 
     async def admit(self, *clients: Client) -> None:
         """Let clients connect, and everything happen that can."""
-        for client in clients:
-            await self.listener.send.send(client)
+        self.listener.connect(*clients)
         await trio.testing.wait_all_tasks_blocked()
 
 
@@ -96,6 +114,7 @@ def stage(nursery: trio.Nursery) -> Callable[..., Stage]:
         limits: Limits | None = None,
     ) -> Stage:
         records: list[Record] = []
+        exhausted: list[OSError] = []
         splices, listener = Splices(), Listener()
         forward = Forward(
             "ssh",
@@ -104,9 +123,10 @@ def stage(nursery: trio.Nursery) -> Callable[..., Stage]:
             limits or Limits(),
             max_connections=max_connections,
             account=records.append,
+            exhausted=exhausted.append,
         )
         nursery.start_soon(forward.serve, [listener], nursery)
-        return Stage(forward, listener, splices, records, nursery)
+        return Stage(forward, listener, splices, records, exhausted, nursery)
 
     return make
 
@@ -177,6 +197,31 @@ async def test_a_permit_is_taken_before_accept(stage: Callable[..., Stage]) -> N
     assert at_work.listener.accepted == 3
 
 
+async def test_two_listeners_share_the_limit(stage: Callable[..., Stage]) -> None:
+    """A listener that waits for clients holds nothing back from another of the same forward."""
+    at_work, other = stage(max_connections=1), Listener()
+    at_work.nursery.start_soon(at_work.forward.serve, [other], at_work.nursery)
+    await trio.testing.wait_all_tasks_blocked()
+    other.connect(Client())
+    await at_work.admit(Client())
+    assert at_work.listener.accepted + other.accepted == 1
+    at_work.splices.end.set()
+    await trio.testing.wait_all_tasks_blocked()
+    assert at_work.listener.accepted + other.accepted == 2
+
+
+async def test_exhaustion_pauses_the_listener_and_ends_nothing(
+    stage: Callable[..., Stage], autojump_clock: trio.testing.MockClock
+) -> None:
+    """Out of descriptors, the listener waits and goes on; it is told once."""
+    at_work = stage()
+    at_work.listener.failures = [OSError(errno.EMFILE, "too many open files") for _ in range(5)]
+    await at_work.admit(Client())
+    await trio.sleep(1)
+    assert at_work.listener.accepted == 1
+    assert len(at_work.exhausted) == 1
+
+
 async def test_a_connection_that_failed_gives_its_permit_back(stage: Callable[..., Stage]) -> None:
     """Failed dials do not use up max_connections."""
 
@@ -213,7 +258,8 @@ async def test_a_bug_ends_its_connection_only(stage: Callable[..., Stage]) -> No
 
     at_work = stage(dial=dial)
     broken = Client()
-    await at_work.admit(broken, Client())
+    await at_work.admit(broken)
+    await at_work.admit(Client())
     (record,) = at_work.records
     assert broken.aborted
     assert (record.transfer.reason, record.bug) == (Reason.INTERNAL_ERROR, bug)
@@ -225,7 +271,7 @@ async def test_cancelling_records_a_shutdown(stage: Callable[..., Stage]) -> Non
     at_work = stage()
     async with trio.open_nursery() as connections:
         listener = Listener()
-        await listener.send.send(Client())
+        listener.connect(Client())
         connections.start_soon(at_work.forward.serve, [listener], connections)
         await trio.testing.wait_all_tasks_blocked()
         connections.cancel_scope.cancel()

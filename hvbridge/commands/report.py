@@ -66,6 +66,10 @@ class LogReporter:
         else:
             logger.warning("upstream is down", forward=forward, upstream=str(error.endpoint), cause=error.why)
 
+    def exhausted(self, forward: str, error: OSError) -> None:
+        """Log that no connection can be accepted for a while."""
+        logger.warning("accepting pauses", forward=forward, cause=str(error))
+
     def vm_changed(self, vm: str, what: str) -> None:
         """Log that a VM was started or saved."""
         logger.info("vm changed", vm=vm, change=what)

@@ -20,7 +20,7 @@ import trio
 
 from hvbridge.stream import SocketStream
 from hvbridge.transport.options import ListenOptions
-from hvbridge.transport.sockets import HANDSHAKE_TIMEOUT, HandshakeError, Listener, set_buffers
+from hvbridge.transport.sockets import HANDSHAKE_TIMEOUT, AnySocket, HandshakeError, Listener, set_buffers
 
 _SECRET_BYTES = 16
 _HEADER_BYTES = _SECRET_BYTES + 16
@@ -32,7 +32,8 @@ async def connect(path: Path, partition: UUID) -> SocketStream | None:
         port, secret = _read(path)
     except (FileNotFoundError, ValueError):
         return None
-    sock = trio.socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    plain = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    sock = trio.socket.from_stdlib_socket(plain)
     try:
         await sock.connect(("127.0.0.1", port))
         await sock.send(secret + partition.bytes)
@@ -42,7 +43,7 @@ async def connect(path: Path, partition: UUID) -> SocketStream | None:
     except BaseException:
         sock.close()
         raise
-    return SocketStream(sock)
+    return SocketStream(plain)
 
 
 async def listen(
@@ -51,7 +52,8 @@ async def listen(
     """Listen at ``path``. Raises OSError."""
     if await _is_alive(path):
         raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
-    sock = trio.socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    plain = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    sock = trio.socket.from_stdlib_socket(plain)
     try:
         set_buffers(sock, options)
         await sock.bind(("127.0.0.1", 0))
@@ -64,14 +66,14 @@ async def listen(
         sock.close()
         raise
     return Listener(
-        sock, where, lambda sock, _: _AcceptedStream(sock, secret, name_peer), lambda: _remove(path)
+        sock, where, lambda sock, _: _AcceptedStream(sock, secret, name_peer), lambda: _remove(path), plain
     )
 
 
 class _AcceptedStream(SocketStream):
     """The listener's end, which learns by a handshake who dialled."""
 
-    def __init__(self, sock: trio.socket.SocketType, secret: bytes, name_peer: Callable[[UUID], str]) -> None:
+    def __init__(self, sock: AnySocket, secret: bytes, name_peer: Callable[[UUID], str]) -> None:
         super().__init__(sock)
         self._secret = secret
         self._name_peer = name_peer

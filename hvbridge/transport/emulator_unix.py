@@ -22,7 +22,7 @@ import trio
 from hvbridge.stream import SocketStream
 from hvbridge.transport import unix
 from hvbridge.transport.options import ListenOptions
-from hvbridge.transport.sockets import HANDSHAKE_TIMEOUT, HandshakeError, Listener
+from hvbridge.transport.sockets import HANDSHAKE_TIMEOUT, AnySocket, HandshakeError, Listener
 
 assert sys.platform != "win32", "the carrier there is `emulator_tcp`"
 
@@ -35,34 +35,32 @@ _HEADER_BYTES = 16
 async def connect(path: Path, partition: UUID) -> SocketStream | None:
     """Connect and shake hands; None when nobody listens at ``path``. Raises OSError."""
     try:
-        sock = trio.socket.from_stdlib_socket(await unix.connect(str(path)))
+        plain = await unix.connect(str(path))
     except (FileNotFoundError, ConnectionRefusedError):
         return None
     ends = _shared_file()
     try:
         rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [ends]))
-        await sock.sendmsg([partition.bytes], [rights])
+        await trio.socket.from_stdlib_socket(plain).sendmsg([partition.bytes], [rights])
     except BaseException:
         os.close(ends)
-        sock.close()
+        plain.close()
         raise
-    return _EmulatorStream(sock, _DIALER, ends)
+    return _EmulatorStream(plain, _DIALER, ends)
 
 
 async def listen(
     path: Path, where: str, options: ListenOptions, name_peer: Callable[[UUID], str]
 ) -> Listener:
     """Listen at ``path``. Raises OSError."""
-    sock = unix.bind(str(path), options)
-    return Listener(
-        sock, where, lambda sock, _: _AcceptedStream(sock, name_peer), lambda: unix.remove(str(path))
-    )
+    plain = unix.bind(str(path), options)
+    return unix.listener(plain, str(path), where, lambda sock, _: _AcceptedStream(sock, name_peer))
 
 
 class _EmulatorStream(SocketStream):
     """A Unix stream whose resets are known by the byte that its peer did not write."""
 
-    def __init__(self, sock: trio.socket.SocketType, me: int, ends: int = -1) -> None:
+    def __init__(self, sock: AnySocket, me: int, ends: int = -1) -> None:
         super().__init__(sock)
         self._me = me
         self._ends = ends
@@ -86,7 +84,7 @@ class _EmulatorStream(SocketStream):
 class _AcceptedStream(_EmulatorStream):
     """The listener's end, which learns by a handshake who dialled."""
 
-    def __init__(self, sock: trio.socket.SocketType, name_peer: Callable[[UUID], str]) -> None:
+    def __init__(self, sock: AnySocket, name_peer: Callable[[UUID], str]) -> None:
         super().__init__(sock, _LISTENER)
         self._name_peer = name_peer
 

@@ -18,7 +18,7 @@ from hvbridge.ids import vm_text
 from hvbridge.stream import SocketStream
 from hvbridge.transport.errors import Cause, DialError, ListenError, dial_cause, error_number, listen_cause
 from hvbridge.transport.options import DialOptions, ListenOptions
-from hvbridge.transport.sockets import Listener, set_buffers
+from hvbridge.transport.sockets import AnySocket, Listener, set_buffers
 
 # hvsocket.h; CPython exports the first three only where it was built with them.
 AF_HYPERV = 34
@@ -158,7 +158,7 @@ def _is_wait_failure(error: RuntimeError | OSError) -> bool:
     return getattr(error, "winerror", None) is not None and error_number(error) in _WAIT_UNSUPPORTED
 
 
-def _accepted(sock: trio.socket.SocketType, address: object) -> SocketStream:
+def _accepted(sock: AnySocket, address: object) -> SocketStream:
     stream = SocketStream(sock)
     vm_id: str = address[0]  # type: ignore[index]  # and its service id is arbitrary
     stream.peer = f"hyperv://{vm_text(UUID(vm_id))}"

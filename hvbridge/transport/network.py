@@ -31,6 +31,15 @@ from hvbridge.transport.transport import Role, Transport
 from hvbridge.vms import VmDirectory
 from hvbridge.vms.resolver import VmResolver
 
+if sys.platform == "win32":
+
+    def dial_unix_at_once(endpoint: UnixEndpoint) -> SocketStream | None:
+        """Return None: the transport says why there is none."""
+        return None
+else:
+    from hvbridge.transport import unix
+    from hvbridge.transport.unix import dial_at_once as dial_unix_at_once
+
 _TO_EMULATE = (
     "to emulate it, set dir under [emulator] in the config, or HVBRIDGE_EMULATOR=DIR in the environment"
 )
@@ -58,6 +67,11 @@ class Network:
 
         Raises `DialError`.
         """
+        if isinstance(endpoint, UnixEndpoint):
+            # Nearly always connects without waiting, and then needs no deadline, which costs more than the rest.
+            stream = dial_unix_at_once(endpoint)
+            if stream is not None:
+                return stream
         with trio.move_on_after(options.timeout):
             return await self._transports[type(endpoint)].dial(endpoint, options)
         # A Hyper-V guest, or a vsock peer, that has no listener stays silent.
@@ -159,8 +173,6 @@ def _native_vms() -> VmDirectory | None:
 def _unix() -> Transport:
     if sys.platform == "win32":
         return _Unavailable("Python has no Unix-domain sockets on Windows; write tcp://127.0.0.1:PORT")
-    from hvbridge.transport import unix
-
     return unix
 
 

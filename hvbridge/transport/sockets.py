@@ -1,7 +1,7 @@
 """What the socket transports share: binding a listener, accepting from it.
 
 Owns: listeners, and which accept errors are a peer's business.
-Refuses: knowing any address family's addresses, and running an accept loop (`trio.serve_listeners` does).
+Refuses: knowing any address family's addresses, and the accept loop (`forward` has it).
 """
 
 import errno
@@ -13,8 +13,19 @@ import trio
 from hvbridge.stream import SocketStream
 from hvbridge.transport.options import ListenOptions
 
+_EXHAUSTED = frozenset(
+    {
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOMEM,
+        errno.ENOBUFS,
+        10024,
+        10055,
+    }  # and Winsock's of the same meaning
+)
+
 # accept() reports these for a connection that was gone, or forbidden, before it was taken; the next may be
-# fine. Resource exhaustion (EMFILE, ENOBUFS …) is not among them: trio.serve_listeners waits and goes on.
+# fine. Resource exhaustion (EMFILE, ENOBUFS …) is not among them: the accept loop waits for that to pass.
 _PEERS_BUSINESS = frozenset(
     {errno.EPERM, errno.ECONNABORTED, errno.EPROTO, errno.ENETDOWN, errno.EHOSTDOWN, errno.EHOSTUNREACH}
     | {errno.ENETUNREACH, errno.ENOPROTOOPT, errno.EOPNOTSUPP, errno.ECONNRESET, errno.ETIMEDOUT}
@@ -22,6 +33,9 @@ _PEERS_BUSINESS = frozenset(
     | {10050, 10053, 10054, 10060}  # Winsock's: WSAENETDOWN, WSAECONNABORTED, WSAECONNRESET, WSAETIMEDOUT
 )
 
+
+AnySocket = socket.socket | trio.socket.SocketType
+"""A non-blocking socket, or trio's around one; both take the same calls that do not wait."""
 
 HANDSHAKE_TIMEOUT = 10.0
 """Seconds for a client to say who it is, where its transport asks; it does so at once or never."""
@@ -34,25 +48,69 @@ class HandshakeError(Exception):
 class Listener(trio.abc.Listener[SocketStream]):
     """A bound, listening socket. ``where`` says what it listens on; closing it closes the socket.
 
-    `accept` raises `trio.ClosedResourceError` once closed, and OSError when the machine is out of
-    something; a peer's failure it passes over.
+    ``plain`` is the stdlib socket below ``sock``, from which connections are accepted several at a time; without
+    it (a socket of a custom factory) they are accepted one by one. Every method raises
+    `trio.ClosedResourceError` once closed, and OSError when the machine is out of something; a peer's failure is
+    passed over.
     """
 
     def __init__(
         self,
         sock: trio.socket.SocketType,
         where: str,
-        wrap: Callable[[trio.socket.SocketType, object], SocketStream],
+        wrap: Callable[[AnySocket, object], SocketStream],
         on_close: Callable[[], None] | None = None,
+        plain: socket.socket | None = None,
     ) -> None:
         self.socket = sock
         self.where = where
         self._wrap = wrap
         self._on_close = on_close
+        self._plain = plain
+        self._waiting: SocketStream | None = None
         self._closed = False
+
+    async def wait(self) -> None:
+        """Wait until `take` may have something to give."""
+        if self._closed:
+            raise trio.ClosedResourceError
+        if self._plain is not None:
+            await trio.lowlevel.wait_readable(self._plain)
+        elif self._waiting is None:
+            self._waiting = await self._accept_one()
+
+    def take(self, at_most: int) -> list[SocketStream]:
+        """Accept what is waiting, which may be nothing; the caller closes the streams."""
+        if self._plain is None:
+            streams = [self._waiting] if self._waiting is not None else []
+            self._waiting = None
+            return streams
+        streams = []
+        while len(streams) < at_most:
+            try:
+                sock, address = self._plain.accept()
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if self._closed:
+                    raise trio.ClosedResourceError from None
+                if error.errno in _PEERS_BUSINESS:
+                    continue
+                if streams:  # the next call will meet the error again
+                    break
+                raise
+            sock.setblocking(False)
+            streams.append(self._wrap(sock, address))
+        return streams
 
     async def accept(self) -> SocketStream:
         """Wait for a connection and return its stream, which the caller closes."""
+        while True:
+            await self.wait()
+            for stream in self.take(1):
+                return stream
+
+    async def _accept_one(self) -> SocketStream:
         while True:
             try:
                 sock, address = await self.socket.accept()
@@ -76,10 +134,17 @@ class Listener(trio.abc.Listener[SocketStream]):
         self._closed = True
         if self._on_close is not None:
             self._on_close()
+        if self._waiting is not None:
+            self._waiting.abort()
         self.socket.close()
 
 
-def set_buffers(sock: trio.socket.SocketType, options: ListenOptions) -> None:
+def is_exhausted(error: OSError) -> bool:
+    """Whether an accept failed for want of something of which there will be more again."""
+    return error.errno in _EXHAUSTED
+
+
+def set_buffers(sock: AnySocket, options: ListenOptions) -> None:
     """Set the buffers of ``sock``, which must come before listen() to reach accepted sockets.
 
     hv_sock sizes its rings by the listener's buffers, and TCP its window scale.

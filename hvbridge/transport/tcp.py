@@ -15,7 +15,7 @@ from hvbridge.endpoint import TcpEndpoint
 from hvbridge.stream import SocketStream
 from hvbridge.transport.errors import Cause, DialError, ListenError, dial_cause, listen_cause
 from hvbridge.transport.options import DialOptions, ListenOptions
-from hvbridge.transport.sockets import Listener, set_buffers
+from hvbridge.transport.sockets import AnySocket, Listener, set_buffers
 
 _KEEPALIVE_IDLE: int | None = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None))
 """The option for the time before the first probe. macOS calls it otherwise, and Windows has it since 10 1709."""
@@ -26,16 +26,18 @@ async def dial(endpoint: TcpEndpoint, options: DialOptions) -> SocketStream:
     try:
         family = _literal_family(endpoint.host)
         if family is None:
-            sock = (await trio.open_tcp_stream(endpoint.host, endpoint.port)).socket
+            found = (await trio.open_tcp_stream(endpoint.host, endpoint.port)).socket
+            plain = socket.socket(fileno=found.detach())
+            plain.setblocking(False)
         else:
-            sock = trio.socket.socket(family, socket.SOCK_STREAM)
+            plain = socket.socket(family, socket.SOCK_STREAM)
             try:
-                await sock.connect((endpoint.host, endpoint.port))
+                await trio.socket.from_stdlib_socket(plain).connect((endpoint.host, endpoint.port))
             except BaseException:
-                sock.close()
+                plain.close()
                 raise
-        set_options(sock, options.tcp_keepalive)
-        return SocketStream(sock)
+        set_options(plain, options.tcp_keepalive)
+        return SocketStream(plain)
     except socket.gaierror as error:
         raise DialError(endpoint, Cause.NAME_UNKNOWN, error) from error
     except OSError as error:
@@ -52,8 +54,9 @@ async def listen(endpoint: TcpEndpoint, options: ListenOptions) -> list[Listener
         )
         port = endpoint.port
         for family, kind, protocol, _, address in found:
-            sock = trio.socket.socket(family, kind, protocol)
-            listener = Listener(sock, str(endpoint), _accepted)
+            plain = socket.socket(family, kind, protocol)
+            sock = trio.socket.from_stdlib_socket(plain)
+            listener = Listener(sock, str(endpoint), _accepted, plain=plain)
             listeners.append(listener)
             if sys.platform == "win32":
                 # There, SO_REUSEADDR would let another program take over the port.
@@ -87,7 +90,7 @@ def address_text(address: tuple[object, ...]) -> str:
     return f"[{address[0]}]:{address[1]}" if len(address) > 2 else f"{address[0]}:{address[1]}"
 
 
-def set_options(sock: trio.socket.SocketType, keepalive: float) -> None:
+def set_options(sock: AnySocket, keepalive: float) -> None:
     """Send small writes at once, and probe a peer that has been silent for ``keepalive`` seconds.
 
     A peer that vanished (sleep, a pulled cable) is then noticed after that time and some ten probes, without
@@ -102,7 +105,7 @@ def set_options(sock: trio.socket.SocketType, keepalive: float) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, _KEEPALIVE_IDLE, max(1, round(keepalive)))
 
 
-def _accepted(sock: trio.socket.SocketType, address: object) -> SocketStream:
+def _accepted(sock: AnySocket, address: object) -> SocketStream:
     stream = SocketStream(sock)
     stream.peer = address_text(address)  # type: ignore[arg-type]
     return stream

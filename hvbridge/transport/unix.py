@@ -8,6 +8,7 @@ import errno
 import socket
 import stat
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from hvbridge.endpoint import UnixEndpoint
 from hvbridge.stream import SocketStream
 from hvbridge.transport.errors import DialError, ListenError, dial_cause, listen_cause
 from hvbridge.transport.options import DialOptions, ListenOptions
-from hvbridge.transport.sockets import Listener, set_buffers
+from hvbridge.transport.sockets import AnySocket, Listener, set_buffers
 
 assert sys.platform != "win32", "CPython has no AF_UNIX there"
 
@@ -27,53 +28,77 @@ _LAST_RETRY = 0.1
 """Seconds between tries while the other side's backlog is full, doubled from the first to the last."""
 
 
+def dial_at_once(endpoint: UnixEndpoint) -> SocketStream | None:
+    """Connect, and return the stream, which the caller closes; None where it must wait. Raises `DialError`."""
+    try:
+        sock = _connect(endpoint.path)
+    except OSError as error:
+        raise DialError(endpoint, dial_cause(endpoint, error), error) from error
+    return None if sock is None else SocketStream(sock)
+
+
 async def dial(endpoint: UnixEndpoint, options: DialOptions) -> SocketStream:
     """Connect, and return the stream, which the caller closes. Raises `DialError`."""
     try:
-        stream = SocketStream(trio.socket.from_stdlib_socket(await connect(endpoint.path)))
+        return SocketStream(await connect(endpoint.path))
     except OSError as error:
         raise DialError(endpoint, dial_cause(endpoint, error), error) from error
-    return stream
 
 
 async def connect(path: str) -> socket.socket:
-    """Connect a non-blocking socket to ``path``; waits while the listener's backlog is full.
-
-    Such a connect gives EAGAIN and has *not* begun, unlike a TCP connect in progress: waiting for
-    writability would take an unconnected socket for a connected one.
-    """
+    """Connect a non-blocking socket to ``path``; waits while the listener's backlog is full. Raises OSError."""
     delay = _FIRST_RETRY
     while True:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            sock.setblocking(False)
-            sock.connect(path)
-        except BlockingIOError:
-            sock.close()
-        except BaseException:
-            sock.close()
-            raise
-        else:
+        sock = _connect(path)
+        if sock is not None:
             return sock
         await trio.sleep(delay)
         delay = min(2 * delay, _LAST_RETRY)
 
 
+def _connect(path: str) -> socket.socket | None:
+    """Connect; None when the listener's backlog is full.
+
+    Such a connect gives EAGAIN and has *not* begun, unlike a TCP connect in progress: waiting for
+    writability would take an unconnected socket for a connected one.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        sock.connect(path)
+    except BlockingIOError:
+        sock.close()
+        return None
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
 async def listen(endpoint: UnixEndpoint, options: ListenOptions) -> list[Listener]:
     """Bind ``endpoint``'s path with mode 0600. Raises `ListenError`."""
     try:
-        sock = bind(endpoint.path, options)
+        plain = bind(endpoint.path, options)
     except OSError as error:
         raise ListenError(endpoint, listen_cause(error), error) from error
-    return [Listener(sock, str(endpoint), partial(_accepted, str(endpoint)), partial(remove, endpoint.path))]
+    return [listener(plain, endpoint.path, str(endpoint), partial(_accepted, str(endpoint)))]
 
 
-def bind(path: str, options: ListenOptions) -> trio.socket.SocketType:
+def listener(
+    plain: socket.socket,
+    path: str,
+    where: str,
+    wrap: Callable[[AnySocket, object], SocketStream],
+) -> Listener:
+    """The listener of a socket that `bind` has bound to ``path``, which is removed with it."""
+    return Listener(trio.socket.from_stdlib_socket(plain), where, wrap, partial(remove, path), plain)
+
+
+def bind(path: str, options: ListenOptions) -> socket.socket:
     """Bind and listen, over the dead socket of a listener that is gone. Raises OSError."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        wrapped = trio.socket.from_stdlib_socket(sock)
-        set_buffers(wrapped, options)
+        set_buffers(sock, options)
         try:
             sock.bind(path)
         except OSError as error:
@@ -87,7 +112,7 @@ def bind(path: str, options: ListenOptions) -> trio.socket.SocketType:
     except BaseException:
         sock.close()
         raise
-    return wrapped
+    return sock
 
 
 def remove(path: str) -> None:
@@ -109,7 +134,7 @@ def _is_dead(path: str) -> bool:
         return probe.connect_ex(path) == errno.ECONNREFUSED
 
 
-def _accepted(where: str, sock: trio.socket.SocketType, address: object) -> SocketStream:
+def _accepted(where: str, sock: AnySocket, address: object) -> SocketStream:
     stream = SocketStream(sock)
     stream.peer = where  # a Unix client has no address of its own
     return stream

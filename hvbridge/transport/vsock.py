@@ -15,7 +15,7 @@ from hvbridge.endpoint import VsockEndpoint
 from hvbridge.stream import SocketStream
 from hvbridge.transport.errors import DialError, ListenError, dial_cause, listen_cause
 from hvbridge.transport.options import DialOptions, ListenOptions
-from hvbridge.transport.sockets import Listener, set_buffers
+from hvbridge.transport.sockets import AnySocket, Listener, set_buffers
 
 _AF_VSOCK = 40
 """socket.AF_VSOCK, which only CPython on Linux has."""
@@ -27,6 +27,8 @@ _LONGEST_TIMEOUT = 300.0
 
 class VsockStream(SocketStream):
     """A stream over AF_VSOCK."""
+
+    splices_plainly = False
 
     def read_failed(self, error: OSError) -> None:
         """Take EIO for the end of the data: some kernels of 2026 report it after the peer's FIN."""
@@ -44,7 +46,8 @@ async def dial(endpoint: VsockEndpoint, options: DialOptions) -> SocketStream:
     The kernel gives up after 2 s by default; it is given the dial's own time instead.
     """
     try:
-        sock = trio.socket.socket(_AF_VSOCK, socket.SOCK_STREAM)
+        plain = socket.socket(_AF_VSOCK, socket.SOCK_STREAM)
+        sock = trio.socket.from_stdlib_socket(plain)
         try:
             _set_connect_timeout(sock.fileno(), min(options.timeout, _LONGEST_TIMEOUT))
             await sock.connect((endpoint.cid, endpoint.port))
@@ -53,13 +56,14 @@ async def dial(endpoint: VsockEndpoint, options: DialOptions) -> SocketStream:
             raise
     except OSError as error:
         raise DialError(endpoint, dial_cause(endpoint, error), error) from error
-    return VsockStream(sock)
+    return VsockStream(plain)
 
 
 async def listen(endpoint: VsockEndpoint, options: ListenOptions) -> list[Listener]:
     """Bind and listen. Raises `ListenError`."""
     try:
-        sock = trio.socket.socket(_AF_VSOCK, socket.SOCK_STREAM)
+        plain = socket.socket(_AF_VSOCK, socket.SOCK_STREAM)
+        sock = trio.socket.from_stdlib_socket(plain)
         try:
             if options.buffer is not None:
                 # Linux doubles what it is given, and hv_sock makes its rings of the doubled size.
@@ -71,7 +75,7 @@ async def listen(endpoint: VsockEndpoint, options: ListenOptions) -> list[Listen
             raise
     except OSError as error:
         raise ListenError(endpoint, listen_cause(error), error) from error
-    return [Listener(sock, str(endpoint), _accepted)]
+    return [Listener(sock, str(endpoint), _accepted, plain=plain)]
 
 
 def fault(endpoint: VsockEndpoint, role: str) -> str | None:
@@ -91,7 +95,7 @@ def _set_connect_timeout(descriptor: int, seconds: float) -> None:
         alias.detach()
 
 
-def _accepted(sock: trio.socket.SocketType, address: object) -> SocketStream:
+def _accepted(sock: AnySocket, address: object) -> SocketStream:
     stream = VsockStream(sock)
     stream.peer = str(VsockEndpoint(*address))  # type: ignore[misc]
     return stream
