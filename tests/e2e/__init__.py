@@ -1,0 +1,1 @@
+"""End to end: hvbridge as its users run it, in processes of its own, between real programs and real sockets."""
