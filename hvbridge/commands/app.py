@@ -37,6 +37,10 @@ class LogLevel(StrEnum):
 ConfigFile = Annotated[
     Path, typer.Argument(metavar="CONFIG", help="The TOML file that tells what to forward.")
 ]
+OptionalConfigFile = Annotated[
+    Path,
+    typer.Argument(metavar="CONFIG", help="The config that has the forwards; hvbridge.toml by default."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a table.")]
 
 
@@ -46,6 +50,23 @@ def _version(wanted: bool) -> None:
 
         typer.echo(f"hvbridge {__version__}")
         raise typer.Exit
+
+
+class ExportForm(StrEnum):
+    """What a registration is written down as."""
+
+    REG = "reg"
+    POWERSHELL = "powershell"
+
+
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Tell what would be done, and do nothing.")]
+Export = Annotated[
+    ExportForm | None,
+    typer.Option(
+        metavar="reg|powershell",
+        help="Print a .reg file or a PowerShell script that does it, and do nothing.",
+    ),
+]
 
 
 @app.callback()
@@ -108,13 +129,110 @@ def connect(
     raise typer.Exit(connect(endpoint, dial_timeout=dial_timeout, connect_mode=connect_mode))
 
 
+@app.command(name="ssh-config")
+def ssh_config(
+    config: OptionalConfigFile = Path("hvbridge.toml"),
+    install: Annotated[
+        bool, typer.Option("--install", help="Write them to ~/.ssh/hvbridge.conf, included by ~/.ssh/config.")
+    ] = False,
+    uninstall: Annotated[bool, typer.Option("--uninstall", help="Undo --install.")] = False,
+) -> None:
+    """Print a Host block of ssh's config for each forward of CONFIG that is for ssh."""
+    from hvbridge.commands.ssh_config import ssh_config
+
+    raise typer.Exit(ssh_config(config, install=install, uninstall=uninstall))
+
+
+@app.command()
+def rdp(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The forward to open.")],
+    config: OptionalConfigFile = Path("hvbridge.toml"),
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="FILE", help="Where to write it instead of NAME.rdp."),
+    ] = None,
+) -> None:
+    """Write a .rdp file that opens the forward NAME of CONFIG in the Remote Desktop client."""
+    from hvbridge.commands.rdp import rdp
+
+    raise typer.Exit(rdp(name, config, output=output))
+
+
+@app.command()
+def vms(as_json: AsJson = False) -> None:
+    """List the VMs of this host: name, id and state."""
+    from hvbridge.commands.vms import vms
+
+    raise typer.Exit(vms(as_json=as_json))
+
+
+services = typer.Typer(
+    name="services",
+    help="List, register and unregister the services that this host may use.",
+    no_args_is_help=True,
+)
+app.add_typer(services)
+
+
+@services.command(name="list")
+def services_list(as_json: AsJson = False) -> None:
+    """List the registered services: name, id and vsock port."""
+    from hvbridge.commands.services import list_services
+
+    raise typer.Exit(list_services(as_json=as_json))
+
+
+@services.command(name="register")
+def services_register(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", help="What to call the service; ssh and xrdp have ids of their own."),
+    ] = None,
+    service_id: Annotated[
+        str | None,
+        typer.Option("--id", metavar="GUID", help="The id of the service; a fresh one by default."),
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(metavar="N", help="The vsock port of which the service has its id.")
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="CONFIG", help="Register every service that CONFIG needs."),
+    ] = None,
+    dry_run: DryRun = False,
+    export: Export = None,
+) -> None:
+    """Register the service NAME, or all that a config needs, so that this host may use it.
+
+    Needs an administrator, once; `hvbridge run` then needs none.
+    """
+    from hvbridge.commands.services import register, register_config
+
+    form = None if export is None else export.value
+    if config is not None and (name, service_id, port) == (None, None, None):
+        raise typer.Exit(register_config(config, dry_run=dry_run, export=form))
+    if config is not None or name is None:
+        raise typer.BadParameter("write either a NAME, with --id or --port if need be, or --from CONFIG")
+    raise typer.Exit(register(name, service_id=service_id, port=port, dry_run=dry_run, export=form))
+
+
+@services.command(name="unregister")
+def services_unregister(
+    which: Annotated[str, typer.Argument(metavar="NAME|GUID", help="The service to remove.")],
+    dry_run: DryRun = False,
+    export: Export = None,
+) -> None:
+    """Remove a service, so that this host may no longer use it."""
+    from hvbridge.commands.services import unregister
+
+    raise typer.Exit(unregister(which, dry_run=dry_run, export=None if export is None else export.value))
+
+
 @app.command()
 def guid(
     value: Annotated[
         str | None,
-        typer.Argument(
-            metavar="[PORT|GUID|NAME]", help="A vsock port, a service GUID, or a well-known name."
-        ),
+        typer.Argument(metavar="PORT|GUID|NAME", help="A vsock port, a service GUID, or a well-known name."),
     ] = None,
 ) -> None:
     """Translate a vsock port to its service GUID and back; without a value, make a fresh service GUID."""

@@ -40,19 +40,19 @@ ConvertTo-Json -InputObject $answer -Compress -Depth 4
 
 # Msvm_ComputerSystem.EnabledState; the high numbers are older spellings of the same.
 _STATES = {
-    2: VmState.RUNNING,
-    3: VmState.OFF,
-    4: VmState.STOPPING,
-    6: VmState.SAVED,
-    9: VmState.PAUSED,
-    10: VmState.STARTING,
-    32768: VmState.PAUSED,
-    32769: VmState.SAVED,
-    32770: VmState.STARTING,
-    32773: VmState.STOPPING,  # saving
-    32774: VmState.STOPPING,
-    32776: VmState.STOPPING,  # pausing
-    32777: VmState.STARTING,  # resuming
+    "2": VmState.RUNNING,
+    "3": VmState.OFF,
+    "4": VmState.STOPPING,
+    "6": VmState.SAVED,
+    "9": VmState.PAUSED,
+    "10": VmState.STARTING,
+    "32768": VmState.PAUSED,
+    "32769": VmState.SAVED,
+    "32770": VmState.STARTING,
+    "32773": VmState.STOPPING,  # saving
+    "32774": VmState.STOPPING,
+    "32776": VmState.STOPPING,  # pausing
+    "32777": VmState.STARTING,  # resuming
 }
 
 _NOT_PERMITTED = (
@@ -128,7 +128,7 @@ def parse_answer(stdout: bytes, stderr: bytes) -> Any:
         answer = json.loads(stdout.decode("utf-8-sig"))
         if "ok" in answer:
             return answer["ok"]
-        code, message = answer["code"] or answer["kind"], answer["message"]
+        code, message = str(answer["code"] or answer["kind"]), str(answer["message"] or "no reason given")
     except (ValueError, TypeError, KeyError):
         said = " ".join((stderr or stdout).decode("utf-8", "replace").split())
         what = f"PowerShell said {printable(said)}" if said else "PowerShell said nothing"
@@ -140,10 +140,12 @@ def parse_answer(stdout: bytes, stderr: bytes) -> Any:
 
 def parse_vms(rows: Any) -> list[Vm]:
     """Read the rows of Msvm_ComputerSystem; the host's own has a name that is no GUID. Raises `VmError`."""
-    if isinstance(rows, dict):  # ConvertTo-Json of PowerShell 5.1 may unwrap a list of one
-        rows = [rows] if "Name" in rows else rows.get("value", [])
     try:
-        found = [(parse_guid(row["Name"]), row["ElementName"], row["EnabledState"]) for row in rows]
+        if isinstance(rows, dict):  # ConvertTo-Json of PowerShell 5.1 may unwrap a list of one, or count it
+            rows = [rows] if "Name" in rows else rows["value"]
+        found = [
+            (parse_guid(row["Name"]), str(row["ElementName"] or ""), str(row["EnabledState"])) for row in rows
+        ]
     except (TypeError, KeyError):
         raise VmError(
             "the VMs cannot be listed: PowerShell gave rows of an unknown form; write VM ids"
