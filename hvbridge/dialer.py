@@ -11,6 +11,7 @@ from typing import Protocol
 import trio
 
 from hvbridge.endpoint import Endpoint
+from hvbridge.slots import Slots
 from hvbridge.stream import SocketStream
 from hvbridge.transport.errors import Cause, DialError
 
@@ -63,7 +64,7 @@ class Dialer:
         self.upstream = upstream
         self._dial = dial
         self._dial_timeout = dial_timeout
-        self._slots = trio.Semaphore(max_pending)
+        self._slots = Slots(max_pending)
         self._wait = wait
         self._starter = starter
         self._on_change = on_change
@@ -100,18 +101,17 @@ class Dialer:
         raise error
 
     async def _dial_in_turn(self) -> SocketStream:
-        try:
-            self._slots.acquire_nowait()
-        except trio.WouldBlock:
+        if self._slots.free <= 0:
             await self._wait_for_turn()
+        self._slots.free -= 1
         try:
             return await self._dial()
         finally:
-            self._slots.release()
+            self._slots.leave()
 
     async def _wait_for_turn(self) -> None:
         with trio.move_on_after(self._dial_timeout):
-            await self._slots.acquire()
+            await self._slots.wait()
             return
         raise DialError(self.upstream, Cause.BUSY, advice=_QUEUE_FULL)
 

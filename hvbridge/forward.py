@@ -13,6 +13,7 @@ import trio
 
 from hvbridge.dialer import Dialer
 from hvbridge.endpoint import Endpoint
+from hvbridge.slots import Slots
 from hvbridge.splice import Limits, Reason, Splicer, Transfer
 from hvbridge.stream import SocketStream
 from hvbridge.transport.errors import DialError
@@ -75,7 +76,7 @@ class Forward:
         self._dialer = dialer
         self._splicer = splicer
         self._limits = limits
-        self._admission = _Admission(max_connections)
+        self._places = Slots(max_connections)  # above them, connections wait in the kernel's backlog
         self._account = account
         self._exhausted = exhausted
         self._hold = hold
@@ -92,9 +93,9 @@ class Forward:
         async with listener:
             while True:
                 await listener.wait()
-                await self._admission.wait()
+                await self._places.wait()
                 try:
-                    clients = listener.take(min(self._admission.free, _BATCH))
+                    clients = listener.take(min(self._places.free, _BATCH))
                 except OSError as error:
                     if not is_exhausted(error):
                         raise
@@ -104,7 +105,7 @@ class Forward:
                     await trio.sleep(_EXHAUSTED_PAUSE)
                     continue
                 is_exhausted_told = False
-                self._admission.free -= len(clients)
+                self._places.free -= len(clients)
                 for client in clients:
                     connections.start_soon(self._connection, client)
 
@@ -130,25 +131,6 @@ class Forward:
             record.bug = error
         finally:
             client.abort()  # does nothing after the splice, which has closed it already
-            self._admission.leave()
+            self._places.leave()
             record.seconds = trio.current_time() - record.accepted
             self._account(record)
-
-
-class _Admission:
-    """Counts how many connections more there may be. Above the limit they wait in the kernel's backlog."""
-
-    def __init__(self, limit: int) -> None:
-        self.free = limit
-        self._waiting = trio.lowlevel.ParkingLot()
-
-    async def wait(self) -> None:
-        """Wait until one more may come."""
-        while not self.free:
-            await self._waiting.park()
-
-    def leave(self) -> None:
-        """One has gone."""
-        self.free += 1
-        if self._waiting:
-            self._waiting.unpark()

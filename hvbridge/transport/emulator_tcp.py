@@ -20,7 +20,14 @@ import trio
 
 from hvbridge.stream import SocketStream
 from hvbridge.transport.options import ListenOptions
-from hvbridge.transport.sockets import HANDSHAKE_TIMEOUT, AnySocket, HandshakeError, Listener, set_buffers
+from hvbridge.transport.sockets import (
+    HANDSHAKE_TIMEOUT,
+    AnySocket,
+    HandshakeError,
+    Listener,
+    SocketListener,
+    set_buffers,
+)
 
 _SECRET_BYTES = 16
 _HEADER_BYTES = _SECRET_BYTES + 16
@@ -65,7 +72,7 @@ async def listen(
     except BaseException:
         sock.close()
         raise
-    return Listener(
+    return SocketListener(
         sock, where, lambda sock, _: _AcceptedStream(sock, secret, name_peer), lambda: _remove(path), plain
     )
 

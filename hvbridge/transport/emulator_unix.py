@@ -60,6 +60,8 @@ async def listen(
 class _EmulatorStream(SocketStream):
     """A Unix stream whose resets are known by the byte that its peer did not write."""
 
+    close_ends_data = False
+
     def __init__(self, sock: AnySocket, me: int, ends: int = -1) -> None:
         super().__init__(sock)
         self._me = me

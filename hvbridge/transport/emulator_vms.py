@@ -24,7 +24,7 @@ class EmulatorDirectory:
         vms = [Vm(_read(home / "name") or str(vm), vm, state(home)) for home, vm in found if vm is not None]
         return sorted(vms, key=lambda vm: (vm.name, vm.id))
 
-    async def wsl_vm_id(self) -> UUID:
+    async def wsl_vm_id(self, *, start: bool) -> UUID:
         """As `VmDirectory.wsl_vm_id`: the emulated VM that is called wsl."""
         for vm in await self.vms():
             if vm.name == "wsl":

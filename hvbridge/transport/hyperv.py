@@ -18,7 +18,7 @@ from hvbridge.ids import vm_text
 from hvbridge.stream import SocketStream
 from hvbridge.transport.errors import Cause, DialError, ListenError, dial_cause, error_number, listen_cause
 from hvbridge.transport.options import DialOptions, ListenOptions
-from hvbridge.transport.sockets import AnySocket, Listener, set_buffers
+from hvbridge.transport.sockets import AnySocket, Listener, SocketListener, set_buffers
 
 # hvsocket.h; CPython exports the first three only where it was built with them.
 AF_HYPERV = 34
@@ -74,7 +74,7 @@ class HypervTransport:
                 raise
         except OSError as error:
             raise ListenError(endpoint, listen_cause(error), error) from error
-        return [Listener(sock, str(endpoint), _accepted)]
+        return [SocketListener(sock, str(endpoint), _accepted)]
 
     def fault(self, endpoint: Endpoint, role: str) -> str | None:
         """Return None: whether this is a host or a guest, only bind and connect tell."""

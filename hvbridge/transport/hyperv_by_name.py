@@ -3,16 +3,25 @@
 Owns: when a name is looked up anew. Refuses: how VMs are found (`hvbridge.vms`), and sockets.
 """
 
+from functools import partial
+from uuid import UUID
+
 from hvbridge.endpoint import NamedHypervEndpoint
 from hvbridge.ids import VM_WILDCARDS
 from hvbridge.stream import SocketStream
 from hvbridge.transport.errors import Cause, DialError, ListenError
+from hvbridge.transport.following import FollowingListener
 from hvbridge.transport.options import DialOptions, ListenOptions
 from hvbridge.transport.sockets import Listener
 from hvbridge.transport.transport import Role, Transport
-from hvbridge.vms import VmError
+from hvbridge.vms import WSL, VmError
 from hvbridge.vms.resolver import VmResolver
 from hvbridge.wording import nearest, quote
+
+_WSL_INTERVAL = 5.0
+_INTERVAL = 60.0
+"""Seconds between looks at what a listener's VM is: WSL's has another id after each start, and asking costs little;
+another VM only when it is made anew, and asking costs a PowerShell."""
 
 
 class NamedHypervTransport:
@@ -51,11 +60,19 @@ class NamedHypervTransport:
             raise ListenError(endpoint, Cause.UNAVAILABLE, advice=self.fault(endpoint, "listen") or "")
         try:
             vm = await self._resolver.resolve(endpoint.vm)
-            return await self._by_id.listen(endpoint.at(vm), options)
+            (listener,) = await self._by_id.listen(endpoint.at(vm), options)
         except VmError as error:
             raise ListenError(endpoint, Cause.NAME_UNKNOWN, advice=str(error)) from error
         except ListenError as error:
             raise ListenError(endpoint, error.cause, error.error, error.advice) from error
+
+        async def bind(vm: UUID) -> Listener:
+            (listener,) = await self._by_id.listen(endpoint.at(vm), options)
+            return listener
+
+        look = partial(self._resolver.look, endpoint.vm)
+        interval = _WSL_INTERVAL if endpoint.vm.casefold() == WSL else _INTERVAL
+        return [FollowingListener(str(endpoint), vm, listener, look=look, bind=bind, interval=interval)]
 
     def fault(self, endpoint: NamedHypervEndpoint, role: Role) -> str | None:
         """Say why no VM can be called by its name here."""

@@ -6,6 +6,7 @@ Refuses: knowing any address family's addresses, and the accept loop (`forward` 
 
 import errno
 import socket
+from abc import abstractmethod
 from collections.abc import Callable
 
 import trio
@@ -46,12 +47,44 @@ class HandshakeError(Exception):
 
 
 class Listener(trio.abc.Listener[SocketStream]):
-    """A bound, listening socket. ``where`` says what it listens on; closing it closes the socket.
+    """Listens on what ``where`` says. Whoever holds it closes it.
+
+    Every method raises `trio.ClosedResourceError` once closed, and OSError when the machine is out of something; a
+    peer's failure is passed over.
+    """
+
+    where: str
+
+    @abstractmethod
+    async def wait(self) -> None:
+        """Wait until `take` may have something to give."""
+
+    @abstractmethod
+    def take(self, at_most: int) -> list[SocketStream]:
+        """Accept what is waiting, which may be nothing; the caller closes the streams."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """`aclose` without a checkpoint. Closing what is closed already does nothing."""
+
+    async def accept(self) -> SocketStream:
+        """Wait for a connection and return its stream, which the caller closes."""
+        while True:
+            await self.wait()
+            for stream in self.take(1):
+                return stream
+
+    async def aclose(self) -> None:
+        """Stop listening; connections that the kernel held in the backlog are reset by it."""
+        self.close()
+        await trio.lowlevel.checkpoint()
+
+
+class SocketListener(Listener):
+    """A bound, listening socket, which is closed with it.
 
     ``plain`` is the stdlib socket below ``sock``, from which connections are accepted several at a time; without
-    it (a socket of a custom factory) they are accepted one by one. Every method raises
-    `trio.ClosedResourceError` once closed, and OSError when the machine is out of something; a peer's failure is
-    passed over.
+    it (a socket of a custom factory) they are accepted one by one.
     """
 
     def __init__(
@@ -71,7 +104,7 @@ class Listener(trio.abc.Listener[SocketStream]):
         self._closed = False
 
     async def wait(self) -> None:
-        """Wait until `take` may have something to give."""
+        """As `Listener.wait`."""
         if self._closed:
             raise trio.ClosedResourceError
         if self._plain is not None:
@@ -80,7 +113,7 @@ class Listener(trio.abc.Listener[SocketStream]):
             self._waiting = await self._accept_one()
 
     def take(self, at_most: int) -> list[SocketStream]:
-        """Accept what is waiting, which may be nothing; the caller closes the streams."""
+        """As `Listener.take`."""
         if self._plain is None:
             streams = [self._waiting] if self._waiting is not None else []
             self._waiting = None
@@ -103,13 +136,6 @@ class Listener(trio.abc.Listener[SocketStream]):
             streams.append(self._wrap(sock, address))
         return streams
 
-    async def accept(self) -> SocketStream:
-        """Wait for a connection and return its stream, which the caller closes."""
-        while True:
-            await self.wait()
-            for stream in self.take(1):
-                return stream
-
     async def _accept_one(self) -> SocketStream:
         while True:
             try:
@@ -122,13 +148,8 @@ class Listener(trio.abc.Listener[SocketStream]):
                 raise
             return self._wrap(sock, address)
 
-    async def aclose(self) -> None:
-        """Stop listening; connections that the kernel held in the backlog are reset by it."""
-        self.close()
-        await trio.lowlevel.checkpoint()
-
     def close(self) -> None:
-        """`aclose` without a checkpoint, for cleaning up after a failed start."""
+        """As `Listener.close`."""
         if self._closed:
             return
         self._closed = True

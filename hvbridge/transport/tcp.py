@@ -15,7 +15,7 @@ from hvbridge.endpoint import TcpEndpoint
 from hvbridge.stream import SocketStream
 from hvbridge.transport.errors import Cause, DialError, ListenError, dial_cause, listen_cause
 from hvbridge.transport.options import DialOptions, ListenOptions
-from hvbridge.transport.sockets import AnySocket, Listener, set_buffers
+from hvbridge.transport.sockets import AnySocket, Listener, SocketListener, set_buffers
 
 _KEEPALIVE_IDLE: int | None = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None))
 """The option for the time before the first probe. macOS calls it otherwise, and Windows has it since 10 1709."""
@@ -56,8 +56,8 @@ async def listen(endpoint: TcpEndpoint, options: ListenOptions) -> list[Listener
         for family, kind, protocol, _, address in found:
             plain = socket.socket(family, kind, protocol)
             sock = trio.socket.from_stdlib_socket(plain)
-            listener = Listener(sock, str(endpoint), _accepted, plain=plain)
-            listeners.append(listener)
+            bound = SocketListener(sock, str(endpoint), _accepted, plain=plain)
+            listeners.append(bound)
             if sys.platform == "win32":
                 # There, SO_REUSEADDR would let another program take over the port.
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
@@ -71,7 +71,7 @@ async def listen(endpoint: TcpEndpoint, options: ListenOptions) -> list[Listener
             await sock.bind((address[0], port, *address[2:]))
             sock.listen(options.backlog)
             port = sock.getsockname()[1]
-            listener.where = f"tcp://{address_text(sock.getsockname())}"
+            bound.where = f"tcp://{address_text(sock.getsockname())}"
     except OSError as error:
         for listener in listeners:
             listener.close()

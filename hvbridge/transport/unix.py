@@ -19,7 +19,7 @@ from hvbridge.endpoint import UnixEndpoint
 from hvbridge.stream import SocketStream
 from hvbridge.transport.errors import DialError, ListenError, dial_cause, listen_cause
 from hvbridge.transport.options import DialOptions, ListenOptions
-from hvbridge.transport.sockets import AnySocket, Listener, set_buffers
+from hvbridge.transport.sockets import AnySocket, Listener, SocketListener, set_buffers
 
 assert sys.platform != "win32", "CPython has no AF_UNIX there"
 
@@ -91,7 +91,7 @@ def listener(
     wrap: Callable[[AnySocket, object], SocketStream],
 ) -> Listener:
     """The listener of a socket that `bind` has bound to ``path``, which is removed with it."""
-    return Listener(trio.socket.from_stdlib_socket(plain), where, wrap, partial(remove, path), plain)
+    return SocketListener(trio.socket.from_stdlib_socket(plain), where, wrap, partial(remove, path), plain)
 
 
 def bind(path: str, options: ListenOptions) -> socket.socket:

@@ -15,7 +15,7 @@ from hvbridge.endpoint import VsockEndpoint
 from hvbridge.stream import SocketStream
 from hvbridge.transport.errors import DialError, ListenError, dial_cause, listen_cause
 from hvbridge.transport.options import DialOptions, ListenOptions
-from hvbridge.transport.sockets import AnySocket, Listener, set_buffers
+from hvbridge.transport.sockets import AnySocket, Listener, SocketListener, set_buffers
 
 _AF_VSOCK = 40
 """socket.AF_VSOCK, which only CPython on Linux has."""
@@ -29,6 +29,7 @@ class VsockStream(SocketStream):
     """A stream over AF_VSOCK."""
 
     splices_plainly = False
+    close_ends_data = False  # hv_sock's close waits for a FIN of its own
 
     def read_failed(self, error: OSError) -> None:
         """Take EIO for the end of the data: some kernels of 2026 report it after the peer's FIN."""
@@ -75,7 +76,7 @@ async def listen(endpoint: VsockEndpoint, options: ListenOptions) -> list[Listen
             raise
     except OSError as error:
         raise ListenError(endpoint, listen_cause(error), error) from error
-    return [Listener(sock, str(endpoint), _accepted, plain=plain)]
+    return [SocketListener(sock, str(endpoint), _accepted, plain=plain)]
 
 
 def fault(endpoint: VsockEndpoint, role: str) -> str | None:

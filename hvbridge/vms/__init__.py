@@ -48,8 +48,8 @@ class VmDirectory(Protocol):
     async def vms(self) -> list[Vm]:
         """List the VMs, running or not."""
 
-    async def wsl_vm_id(self) -> UUID:
-        """Return the id of WSL2's utility VM, which may change whenever that VM starts."""
+    async def wsl_vm_id(self, *, start: bool) -> UUID:
+        """Return the id of WSL2's utility VM, which changes when that VM starts. Asking may start it, if allowed."""
 
     async def start(self, vm: UUID) -> None:
         """Start or resume a VM; returns once that has been asked for, not once the VM has booted."""

@@ -96,9 +96,9 @@ class PowerShellDirectory:
         """As `VmDirectory.vms`."""
         return parse_vms(await self._ask(_LIST))
 
-    async def wsl_vm_id(self) -> UUID:
+    async def wsl_vm_id(self, *, start: bool) -> UUID:
         """As `VmDirectory.wsl_vm_id`."""
-        return await wsl_vm_id(self._run)
+        return await wsl_vm_id(self._run, start=start)
 
     async def start(self, vm: UUID) -> None:
         """As `VmDirectory.start`; Start-VM resumes a saved VM, too."""

@@ -39,8 +39,14 @@ class VmResolver:
                 self._known[name] = await self._ask(name)
         return self._known[name]
 
-    async def _ask(self, name: str) -> UUID:
+    async def look(self, name: str) -> UUID:
+        """Ask what ``name`` means now, without starting anything. Raises `VmError`."""
+        async with self._asking:
+            self._known[name] = vm = await self._ask(name, start=False)
+        return vm
+
+    async def _ask(self, name: str, *, start: bool = True) -> UUID:
         self._asked[name] = trio.current_time()
         if name.casefold() == WSL:
-            return await self.directory.wsl_vm_id()
+            return await self.directory.wsl_vm_id(start=start)
         return find(name, await self.directory.vms()).id

@@ -16,11 +16,19 @@ from hvbridge.vms import VmError
 from hvbridge.wording import printable
 
 _COMMAND = ("wsl.exe", "--", "wslinfo", "--vm-id")
+_RUNNING = ("wsl.exe", "--list", "--running", "--quiet")
+"""Lists the distributions that run, and starts none."""
+
+Run = Callable[[Sequence[str]], Awaitable["subprocess.CompletedProcess[bytes]"]]
 
 
-async def wsl_vm_id(run: Callable[[Sequence[str]], Awaitable["subprocess.CompletedProcess[bytes]"]]) -> UUID:
-    """Return the id of WSL2's VM. Raises `VmError`."""
+async def wsl_vm_id(run: Run, *, start: bool) -> UUID:
+    """Return the id of WSL2's VM; where WSL does not run it is started for that, or is an error. Raises `VmError`."""
     try:
+        if not start:
+            running = await run(_RUNNING)
+            if running.returncode or not _text(running.stdout).strip():
+                raise VmError("WSL does not run; start a distribution")
         done = await run(_COMMAND)
     except OSError:
         raise VmError("wsl.exe is not there; install WSL (wsl --install), or write another VM") from None

@@ -32,7 +32,7 @@ class Directory:
         await trio.lowlevel.checkpoint()
         return [Vm(name, vm, VmState.RUNNING) for name, vm in self.known.items()]
 
-    async def wsl_vm_id(self) -> uuid.UUID:
+    async def wsl_vm_id(self, *, start: bool) -> uuid.UUID:
         self.asked += 1
         return self.wsl
 
@@ -51,7 +51,7 @@ class ById:
         return endpoint
 
     async def listen(self, endpoint: HypervEndpoint, options: ListenOptions) -> list[object]:
-        return [endpoint]
+        raise NotImplementedError
 
 
 def by_name(directory: Directory, by_id: ById) -> NamedHypervTransport:
@@ -159,3 +159,68 @@ def test_without_a_host_names_are_a_fault() -> None:
     parnet = parse_endpoint("hyperv://parnet/ssh")
     assert isinstance(parnet, NamedHypervEndpoint)
     assert "did you mean parent?" in (transport.fault(parnet, "connect") or "")
+
+
+@dataclass
+class Listener:
+    """A listener for one id, which never hears anybody."""
+
+    vm: uuid.UUID
+    closed: bool = False
+
+    async def wait(self) -> None:
+        await trio.sleep_forever()
+
+    def close(self) -> None:
+        self.closed = True
+
+
+async def test_a_listener_follows_its_vm(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """When WSL's VM has another id, the listener is bound to that one, once, and says so once."""
+    bound: list[Listener] = []
+
+    class Binds(ById):
+        async def listen(self, endpoint: HypervEndpoint, options: ListenOptions) -> list[object]:
+            bound.append(Listener(endpoint.vm))
+            return [bound[-1]]
+
+    directory = Directory({}, wsl=ONE)
+    caplog.set_level("INFO")
+    (listener,) = await by_name(directory, Binds(set())).listen(
+        NamedHypervEndpoint("wsl", SSH), ListenOptions()
+    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(listener.wait)
+        await trio.sleep(60)
+        assert [one.vm for one in bound] == [ONE]
+        directory.wsl = TWO
+        await trio.sleep(60)
+        nursery.cancel_scope.cancel()
+    assert [(one.vm, one.closed) for one in bound] == [(ONE, True), (TWO, False)]
+    assert caplog.text.count("has another id") == 1
+    listener.close()
+    assert bound[-1].closed
+
+
+async def test_a_listener_whose_vm_is_gone_keeps_looking(autojump_clock: trio.testing.MockClock) -> None:
+    """While the VM cannot be found the listener stays, and follows once it can."""
+    bound: list[Listener] = []
+
+    class Binds(ById):
+        async def listen(self, endpoint: HypervEndpoint, options: ListenOptions) -> list[object]:
+            bound.append(Listener(endpoint.vm))
+            return [bound[-1]]
+
+    directory = Directory({"dev-box": ONE})
+    (listener,) = await by_name(directory, Binds(set())).listen(DEV_BOX, ListenOptions())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(listener.wait)
+        directory.known = {}
+        await trio.sleep(200)
+        assert [(one.vm, one.closed) for one in bound] == [(ONE, False)]
+        directory.known = {"dev-box": TWO}
+        await trio.sleep(61)
+        nursery.cancel_scope.cancel()
+    assert [one.vm for one in bound] == [ONE, TWO]

@@ -16,7 +16,7 @@ from hvbridge.transport import tcp
 from hvbridge.transport.errors import Cause, DialError, ListenError
 from hvbridge.transport.network import Network, native_network, network_from_environment
 from hvbridge.transport.options import DialOptions, ListenOptions
-from hvbridge.transport.sockets import Listener
+from hvbridge.transport.sockets import Listener, SocketListener
 
 LOOPBACK = TcpEndpoint("127.0.0.1", 0)
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="what the kernel does here is Linux's own")
@@ -228,7 +228,7 @@ class ScriptedSocket(trio.socket.SocketType):
 
 
 def scripted(*failures: OSError) -> Listener:
-    return Listener(ScriptedSocket(*failures), "here", tcp._accepted)
+    return SocketListener(ScriptedSocket(*failures), "here", tcp._accepted)
 
 
 @pytest.mark.parametrize(

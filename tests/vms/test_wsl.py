@@ -65,4 +65,4 @@ async def test_wsl_that_does_not_run(failure: Exception, told: str) -> None:
         raise failure
 
     with pytest.raises(VmError, match=told):
-        await wsl_vm_id(run)
+        await wsl_vm_id(run, start=True)

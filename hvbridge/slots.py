@@ -1,0 +1,28 @@
+"""Counts how many more there may be of something, and lets those above the limit wait.
+
+Owns: the count. Refuses: deadlines. It is trio's semaphore without the turn of the scheduler and the protection
+from Ctrl-C that each acquire pays there, since every connection passes two of these.
+"""
+
+import trio
+
+
+class Slots:
+    """``free`` slots of a limit: whoever takes one subtracts it, and must `leave` it."""
+
+    __slots__ = ("_waiting", "free")
+
+    def __init__(self, limit: int) -> None:
+        self.free = limit
+        self._waiting = trio.lowlevel.ParkingLot()
+
+    async def wait(self) -> None:
+        """Wait until a slot is free; it is the caller's when it takes it before it waits for anything else."""
+        while self.free <= 0:
+            await self._waiting.park()
+
+    def leave(self) -> None:
+        """Give a slot back."""
+        self.free += 1
+        if self._waiting:
+            self._waiting.unpark()
