@@ -82,8 +82,8 @@ _VSOCK_DIAL = {
 }
 
 _REGISTER = (
-    "register the service under GuestCommunicationServices on the host, once, as administrator, "
-    "and run as a member of Hyper-V Administrators"
+    "on the host, once, as administrator, run: hvbridge services register --from CONFIG; "
+    "and be a member of Hyper-V Administrators"
 )
 _LISTEN_THERE = "start hvbridge, or another listener for this service, on the other side"
 _ADVICE_DIAL: dict[type[Endpoint], dict[Cause, str]] = {
