@@ -27,6 +27,9 @@ _PASSING = frozenset(
 )
 """Causes that a VM's boot, or a service's start, mends. A missing right or an unknown name stays."""
 
+_OURS = frozenset({Cause.OUT_OF_DESCRIPTORS, Cause.OUT_OF_MEMORY, Cause.BUSY})
+"""Causes that say nothing about the upstream."""
+
 _FIRST_DELAY = 0.25
 _LONGEST_DELAY = 5.0
 """Seconds between tries, doubled from the first to the longest: quick at first, no storm while a VM boots."""
@@ -116,6 +119,8 @@ class Dialer:
         raise DialError(self.upstream, Cause.BUSY, advice=_QUEUE_FULL)
 
     def _note(self, error: DialError | None) -> None:
+        if error is not None and error.cause in _OURS:
+            return
         is_down = error is not None
         if is_down != self._is_down:
             self._is_down = is_down

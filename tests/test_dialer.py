@@ -138,6 +138,17 @@ async def test_a_change_is_told_once(make: Make, autojump_clock: trio.testing.Mo
     assert [error and error.cause for error in told] == [Cause.NOT_RUNNING, None]
 
 
+@pytest.mark.parametrize("cause", [Cause.OUT_OF_DESCRIPTORS, Cause.OUT_OF_MEMORY])
+async def test_our_own_want_is_no_change_of_the_upstream(
+    make: Make, cause: Cause, autojump_clock: trio.testing.MockClock
+) -> None:
+    """When this process is out of something, nothing is said about the upstream."""
+    told: list[DialError | None] = []
+    with pytest.raises(DialError):
+        await make(Upstream(up_at=5, cause=cause), wait=0, on_change=told.append).dial()
+    assert told == []
+
+
 @dataclass
 class Directory:
     """A host that starts and saves one VM, and takes ten seconds to boot it."""

@@ -26,6 +26,7 @@ class Cause(StrEnum):
     REFUSED = "the connection was refused"
     NOT_PERMITTED = "not permitted, or the service is not registered"
     OUT_OF_MEMORY = "out of memory for socket buffers"
+    OUT_OF_DESCRIPTORS = "out of file descriptors"
     TIMED_OUT = "no answer in time"
     UNREACHABLE = "no route there"
     NAME_UNKNOWN = "the name cannot be found"
@@ -40,6 +41,7 @@ class Cause(StrEnum):
 # Winsock's numbers stand beside errno's: CPython maps only some of them, and trio reports SO_ERROR as it is.
 _WSA = {
     10013: Cause.NOT_PERMITTED,  # WSAEACCES
+    10024: Cause.OUT_OF_DESCRIPTORS,  # WSAEMFILE
     10048: Cause.IN_USE,  # WSAEADDRINUSE
     10049: Cause.NOT_HERE,  # WSAEADDRNOTAVAIL
     10050: Cause.UNREACHABLE,  # WSAENETDOWN
@@ -50,6 +52,8 @@ _WSA = {
     10065: Cause.UNREACHABLE,  # WSAEHOSTUNREACH
 }
 _ERRNO = {
+    errno.EMFILE: Cause.OUT_OF_DESCRIPTORS,
+    errno.ENFILE: Cause.OUT_OF_DESCRIPTORS,
     errno.EACCES: Cause.NOT_PERMITTED,
     errno.EPERM: Cause.NOT_PERMITTED,
     errno.EADDRINUSE: Cause.IN_USE,
@@ -138,6 +142,7 @@ _ADVICE_LISTEN: dict[type[Endpoint], dict[Cause, str]] = {
 }
 _ADVICE_ANY = {
     Cause.OUT_OF_MEMORY: "close other connections, or raise the system's limits",
+    Cause.OUT_OF_DESCRIPTORS: "raise the limit of open files (ulimit -n), or lower max_connections",
     Cause.UNKNOWN: "look the error number up in the system's documentation",
 }
 
