@@ -51,13 +51,12 @@ class Stream(trio.abc.HalfCloseableStream):
 
 
 class SocketStream(Stream):
-    """A `Stream` over a connected socket, trio's or a non-blocking one. Closing the stream closes the socket.
+    """A `Stream` over a connected socket, a non-blocking one or trio's. Closing the stream closes the socket.
 
-    Making one makes no system call, and trio's socket only where it is used: two are made for each connection, and
-    a plane that waits by other means needs neither.
+    Making one makes no system call, and trio's socket only where it is used: two are made for each connection.
     """
 
-    __slots__ = ("_closed", "_sending", "_socket", "peer", "plain")
+    __slots__ = ("_closed", "_sending", "_shut", "_trio_socket", "peer", "plain")
 
     splices_plainly = True
     """Whether splice(2) is worth it in this family, and a short read has taken all that there was.
@@ -65,26 +64,30 @@ class SocketStream(Stream):
     Not so AF_VSOCK: hv_sock gives out one packet a read, and moves bytes only by copying.
     """
 
+    close_ends_data = True
+    """Whether closing alone tells the peer that all data has been sent, as `shut_down_writing` does."""
+
     def __init__(self, sock: socket.socket | trio.socket.SocketType) -> None:
-        self._socket: trio.socket.SocketType | None = None
         self.plain: socket.socket | None = None
-        """The non-blocking socket below; None for a trio socket of unknown make."""
+        """The non-blocking socket; None for a trio socket, which may be of a custom factory's make."""
+        self._trio_socket: trio.socket.SocketType | None = None
         if isinstance(sock, socket.socket):
             self.plain = sock
         else:
-            self._socket = sock
+            self._trio_socket = sock
         self.peer = ""
         """Who is at the other end, as far as the transport tells."""
         self._sending = False
+        self._shut = False
         self._closed = False
 
     @property
     def socket(self) -> trio.socket.SocketType:
         """The trio socket."""
-        if self._socket is None:
+        if self._trio_socket is None:
             assert self.plain is not None
-            self._socket = trio.socket.from_stdlib_socket(self.plain)
-        return self._socket
+            self._trio_socket = trio.socket.from_stdlib_socket(self.plain)
+        return self._trio_socket
 
     # What a socket family may do otherwise.
 
@@ -103,10 +106,9 @@ class SocketStream(Stream):
 
     def shut_down_writing(self) -> None:
         """Tell the peer that no more data comes. Raises OSError, unlike `send_eof`, which calls it."""
-        if self._socket is None and self.plain is not None:
-            self.plain.shutdown(socket.SHUT_WR)
-        elif not self.socket.did_shutdown_SHUT_WR:  # a second time is ENOTCONN on macOS
-            self.socket.shutdown(socket.SHUT_WR)
+        if not self._shut:  # a second time is ENOTCONN on macOS
+            (self.plain or self.socket).shutdown(socket.SHUT_WR)
+            self._shut = True
 
     def close(self) -> None:
         """Close without a checkpoint. Closing what is closed already does nothing.
@@ -115,23 +117,14 @@ class SocketStream(Stream):
         more than the closing.
         """
         self._closed = True
-        if self.plain is not None:
-            self.plain.close()
-            return
-        try:
-            fd = self.socket.detach()
-        except NotImplementedError:  # a socket of a custom factory need not know how
-            self.socket.close()
-        else:
-            if fd != -1:
-                socket.close(fd)
+        (self.plain or self.socket).close()
 
     # Receiving.
 
     async def receive_into(self, buffer: memoryview) -> int:
         try:
             try:
-                received = await self.socket.recv_into(buffer)
+                received = await self._receive(buffer)
             except OSError as error:
                 if error.errno in _CLOSED:
                     raise
@@ -146,34 +139,41 @@ class SocketStream(Stream):
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         if max_bytes is not None and max_bytes < 1:
             raise ValueError("max_bytes must be >= 1")
+        await trio.lowlevel.checkpoint()
         buffer = bytearray(max_bytes or _RECEIVE_SIZE)
         received = await self.receive_into(memoryview(buffer))
         return bytes(memoryview(buffer)[:received])
 
     async def wait_receive_might_not_block(self) -> None:
-        try:
-            fd = self.socket.fileno()
-        except NotImplementedError:  # nor need it have a descriptor
-            return
-        try:
-            await trio.lowlevel.wait_readable(fd)
-        except OSError as error:
-            raise _stream_error(error) from error
+        self._check_open()
+        if self.plain is not None:
+            try:
+                await trio.lowlevel.wait_readable(self.plain)
+            except OSError as error:
+                raise _stream_error(error) from error
+
+    async def _receive(self, buffer: memoryview) -> int:
+        if self.plain is None:
+            return await self.socket.recv_into(buffer)
+        while True:
+            try:
+                return self.plain.recv_into(buffer)
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(self.plain)
 
     # Sending.
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         self._claim_sending()
         try:
-            if self.socket.did_shutdown_SHUT_WR:
+            self._check_open()
+            if self._shut:
                 raise trio.ClosedResourceError("cannot send after the end of data was sent")
+            await trio.lowlevel.checkpoint()
             with memoryview(data) as view:
-                if not view:
-                    self._check_open()
-                    await trio.lowlevel.checkpoint()
                 sent = 0
                 while sent < len(view):
-                    sent += await self.socket.send(view[sent:])
+                    sent += await self._send(view[sent:])
         except OSError as error:
             raise _stream_error(error) from error
         finally:
@@ -189,6 +189,15 @@ class SocketStream(Stream):
         finally:
             self._sending = False
 
+    async def _send(self, data: memoryview) -> int:
+        if self.plain is None:
+            return await self.socket.send(data)
+        while True:
+            try:
+                return self.plain.send(data)
+            except BlockingIOError:
+                await trio.lowlevel.wait_writable(self.plain)
+
     async def send_eof(self) -> None:
         self._claim_sending()
         try:
@@ -202,8 +211,7 @@ class SocketStream(Stream):
     # Ending.
 
     async def aclose(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
+        self._wake()
         self.close()
         await trio.lowlevel.checkpoint()
 
@@ -211,9 +219,13 @@ class SocketStream(Stream):
         if not self._closed:
             with suppress(OSError):  # a family without SO_LINGER
                 (self.plain or self.socket).setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
-            if self._socket is not None:
-                self._socket.close()
+            self._wake()
             self.close()
+
+    def _wake(self) -> None:
+        """Let tasks that wait on the socket know that it is about to be closed; trio's own does so itself."""
+        if self.plain is not None and not self._closed:
+            trio.lowlevel.notify_closing(self.plain)
 
     def _claim_sending(self) -> None:
         if self._sending:
@@ -221,7 +233,7 @@ class SocketStream(Stream):
         self._sending = True
 
     def _check_open(self) -> None:
-        if self.socket.fileno() == -1:
+        if self._closed:
             raise trio.ClosedResourceError("this socket was closed")
 
 

@@ -22,7 +22,6 @@ assert sys.platform == "linux"
 
 from hvbridge.splice.limits import Limits
 from hvbridge.splice.pair import CLIENT, UPSTREAM, Pair
-from hvbridge.splice.pipes import PipePool
 from hvbridge.splice.portable import PortableSplicer
 from hvbridge.splice.pump import (
     BLOCKED,
@@ -30,6 +29,7 @@ from hvbridge.splice.pump import (
     UNFINISHED,
     Pump,
     ReadFailedError,
+    Shared,
     WriteFailedError,
 )
 from hvbridge.splice.transfer import Transfer
@@ -61,7 +61,7 @@ class PlaneSplicer:
         self._pumps: dict[int, tuple[_Pump, _Pump]] = {}
         """For each socket, the pump that reads it and the pump that writes it."""
         self._unfinished: list[_Pump] = []
-        self._pipes = PipePool()
+        self._shared = Shared()
         self._now = 0.0
         self._looks = _FEW_LOOKS
 
@@ -101,7 +101,7 @@ class PlaneSplicer:
                     self._now = trio.current_time()
         finally:
             self._epoll.close()
-            self._pipes.close()
+            self._shared.pipes.close()
 
     def _turn(self) -> bool:
         """Serve all that is ready, and say whether anything was."""
@@ -147,7 +147,8 @@ class PlaneSplicer:
         if events & ~_ROOM:
             self._go(reader)
         if writer.blocked:
-            if events & ~_ARRIVING:
+            # A vsock peer that is gone makes no room, and tells by its end alone.
+            if events & (~_ARRIVING | select.EPOLLRDHUP):
                 writer.blocked = False
                 self._go(writer)
         elif events & _ROOM and writer.armed and not writer.done:
@@ -192,7 +193,8 @@ class PlaneSplicer:
         except OSError as verdict:
             pair.lost(side, verdict)
             return
-        if not pair.cut:  # else the end is not a clean one, whatever it looks like
+        closes_now = pair.half_closed and dst.close_ends_data
+        if not pair.cut and not closes_now:  # when cut, the end is no clean one, whatever it looks like
             try:
                 dst.shut_down_writing()
             except OSError as refusal:
@@ -200,7 +202,8 @@ class PlaneSplicer:
                 return
         pump.stop()
         pair.ended(side, self._now)
-        self._watch.look_after(pair)
+        if not pair.over:
+            self._watch.look_after(pair)
 
     def _refused(self, pump: "_Pump", error: OSError) -> None:
         """The side that ``pump`` writes takes no more."""
@@ -222,11 +225,13 @@ class PlaneSplicer:
     # Connections come and go.
 
     def _enter(self, pair: "_Pair") -> None:
+        ours, theirs = pair.streams
+        plain = ours.splices_plainly and theirs.splices_plainly
+        assert ours.plain is not None
+        assert theirs.plain is not None
+        up = Pump(pair, CLIENT, ours.plain, theirs.plain, plain, self._shared)
+        down = Pump(pair, UPSTREAM, theirs.plain, ours.plain, plain, self._shared)
         client, upstream = pair.fds
-        one, other = pair.streams
-        plain = one.splices_plainly and other.splices_plainly
-        up = Pump(pair, CLIENT, client, upstream, plain, self._pipes)
-        down = Pump(pair, UPSTREAM, upstream, client, plain, self._pipes)
         self._pumps[client] = up, down
         self._pumps[upstream] = down, up
         self._watch.look_after(pair)
@@ -261,7 +266,7 @@ class _Pair(Pair):
         assert upstream.plain is not None
         self.fds: tuple[int, ...] = client.plain.fileno(), upstream.plain.fileno()
         self._plane = plane
-        self._task = trio.lowlevel.current_task()
+        self._task: trio.lowlevel.Task | None = trio.lowlevel.current_task()
 
     def finish(self) -> None:
         super().finish()
@@ -271,19 +276,25 @@ class _Pair(Pair):
                 stream.abort()
             else:
                 stream.close()
-        trio.lowlevel.reschedule(self._task)
+        self._wake(outcome.Value(None))
 
     def crash(self, bug: Exception) -> None:
         """End with an exception out of the connection's splice."""
         self.over = True
         self._plane.leave(self)
-        trio.lowlevel.reschedule(self._task, outcome.Error(bug))
+        self._wake(outcome.Error(bug))
 
     def abandon(self, _: object) -> trio.lowlevel.Abort:
         """The connection's task is cancelled, and closes both sides itself."""
         self.over = True
+        self._task = None
         self._plane.leave(self)
         return trio.lowlevel.Abort.SUCCEEDED
+
+    def _wake(self, result: outcome.Outcome[None]) -> None:
+        if self._task is not None:
+            trio.lowlevel.reschedule(self._task, result)
+            self._task = None
 
 
 _Pump = Pump[_Pair]

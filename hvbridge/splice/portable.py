@@ -1,7 +1,8 @@
 """The splice on every system and over every stream: two pumps, each a loop of receive and send.
 
 Owns: the pumps and their buffers. A pump waits without a buffer wherever its stream can, so that an idle
-connection holds none; it receives only after it has sent, which is the backpressure.
+connection holds none; it receives only after it has sent, which is the backpressure. A buffer counts as moved
+once all of it is sent, so a limit may cut a connection that takes longer for one than the limit lasts.
 """
 
 from collections.abc import Iterator

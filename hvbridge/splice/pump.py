@@ -1,21 +1,23 @@
 """One direction of a splice on Linux: bytes from one descriptor to another, for as long as neither must wait.
 
-Owns: how the bytes move. Small messages are copied; while data is bulky it goes by splice(2) through a
-pipe, uncopied. Refuses: waiting, and what the ends mean.
+Owns: how the bytes move. Messages are copied as they come; bulk goes by splice(2) through a pipe where that is
+faster, and else through one large buffer. Refuses: waiting, and what the ends mean.
 
-Between two calls of `Pump.move` a pump holds only what its destination would not take: at most one read or one
-pipe. It reads nothing more until that is gone, which is the backpressure.
+Between two calls of `Pump.move` a pump holds only what its destination would not take: the rest of one read, or
+one pipe. It reads nothing more until that is gone, which is the backpressure.
 """
 
 # ruff: noqa: E402  (the assertion must come first, so that nothing below is type-checked for other systems)
 
 import errno
 import os
+import socket
 import sys
-from os import read, splice, write
 from typing import Final, Generic, TypeVar
 
 assert sys.platform == "linux"
+
+from os import read, readv, splice, write
 
 from hvbridge.splice.pair import Pair
 from hvbridge.splice.pipes import Pipe, PipePool
@@ -34,13 +36,33 @@ ENDED: Final = 3
 _READ = 64 * 1024
 """Bytes of a read."""
 _BULKY = 32 * 1024
-"""Bytes of a read from which data counts as bulky. Below, a copy costs less than splice(2)'s extra calls."""
+"""Bytes of a read from which data counts as bulk. Below, its ways cost more than they save."""
 _BUDGET = 1024 * 1024
 """Bytes that a pump may move in one turn: some 200 µs, which is how long it keeps all others waiting."""
-_AT_ONCE = 1024 * 1024
-"""Bytes asked of one splice(2). A pipe counts pages, and a page of socket memory may be larger than 4 KiB."""
 
+_COPIED = 256 * 1024
+"""Bytes of a read of bulk that is copied: the size of the one buffer for it."""
+_SPLICED = 1024 * 1024
+"""Bytes asked of one splice(2). A pipe counts pages, and a page of socket memory may be larger than 4 KiB."""
+_SPLICES_FROM = (socket.AF_INET, socket.AF_INET6)
+"""Families whose bulk is spliced. From a Unix socket a copy is twice as fast; AF_VSOCK can only copy."""
 _FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
+_SEND_BUFFER = 1024 * 1024
+"""Bytes of the send buffer of a Unix socket that takes bulk. Unlike TCP's it never grows by itself, and with the
+208 KiB of most systems half of the time goes into waking up."""
+
+
+class Shared:
+    """What all pumps of a plane share."""
+
+    __slots__ = ("buffer", "pipes", "unix_send_buffer")
+
+    def __init__(self) -> None:
+        self.pipes = PipePool()
+        self.buffer = memoryview(bytearray(_COPIED))
+        with socket.socket(socket.AF_UNIX) as fresh:
+            self.unix_send_buffer = fresh.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+            """Bytes of a send buffer whose size nobody has chosen."""
 
 
 class ReadFailedError(Exception):
@@ -58,23 +80,31 @@ class WriteFailedError(Exception):
 
 
 class Pump(Generic[PairT]):
-    """Moves what ``side`` of ``pair`` sends from descriptor ``src`` to descriptor ``dst``, both non-blocking."""
+    """Moves what ``side`` of ``pair`` sends from socket ``src`` to socket ``dst``, both non-blocking.
+
+    ``plain`` says that a read which got less than it asked for has taken all there was, and that splice(2) works.
+    """
 
     __slots__ = (
-        *("_bulky", "_in_hand", "_may_splice", "_pipe", "_piped", "_pipes"),
+        *("_bulky", "_dst", "_in_hand", "_pipe", "_piped", "_prepared", "_shared", "_splices", "_src"),
         *("armed", "blocked", "done", "dst", "pair", "side", "src", "thorough"),
     )
 
-    def __init__(self, pair: PairT, side: int, src: int, dst: int, plain: bool, pipes: PipePool) -> None:
+    def __init__(
+        self, pair: PairT, side: int, src: socket.socket, dst: socket.socket, plain: bool, shared: Shared
+    ) -> None:
         self.pair = pair
         self.side = side
-        self.src = src
-        self.dst = dst
+        self.src = src.fileno()
+        self.dst = dst.fileno()
         self.thorough = not plain
         """Whether a read that got less than it asked for leaves open whether there is more."""
-        self._may_splice = plain
-        self._pipes = pipes
+        self._src = src
+        self._dst = dst
+        self._shared = shared
         self._bulky = False
+        self._prepared = False
+        self._splices = plain
         self._in_hand: bytes | None = None
         self._pipe: Pipe | None = None
         self._piped = 0
@@ -89,14 +119,15 @@ class Pump(Generic[PairT]):
         Raises `ReadFailedError`, after everything that came before the failure has been passed on, and
         `WriteFailedError`.
         """
-        if (self._in_hand or self._piped) and not self._empty_hand():
-            return BLOCKED
-        if self._bulky and self._has_pipe():
-            return self._splice(now)
-        # A small message, the most common case by far, is moved without a further call of Python's: each would
-        # add a tenth to its cost.
-        budget = _BUDGET
-        while budget > 0:
+        if self._in_hand or self._piped:
+            self.pair.active = now  # a destination that slowly takes what is held is not idle
+            if not self._empty_hand():
+                return BLOCKED
+        if self._bulky:
+            return self._move_bulk(now)
+        # A small message, the most common case by far, is moved right here, for the sake of its cost.
+        moved = 0
+        while moved < _BUDGET:
             try:
                 data = read(self.src, _READ)
             except BlockingIOError:
@@ -121,13 +152,12 @@ class Pump(Generic[PairT]):
             if sent < received:
                 self._in_hand = data[sent:]
                 return BLOCKED
-            if received >= _BULKY and self._may_splice:
+            if received >= _BULKY:
                 self._bulky = True
-                if self._has_pipe():
-                    return self._splice(now)
+                return self._move_bulk(now)
             if received < _READ and not self.thorough:
                 return DRAINED
-            budget -= received
+            moved += received
         return UNFINISHED
 
     def stop(self) -> None:
@@ -138,30 +168,62 @@ class Pump(Generic[PairT]):
         if self._pipe is not None:
             self._return_pipe(self._pipe)
 
-    def _has_pipe(self) -> bool:
-        if self._pipe is None:
-            self._pipe = self._pipes.take()
-        return self._pipe is not None
+    # Bulk.
 
-    def _splice(self, now: float) -> int:
-        """Move bulk through the pipe."""
-        pipe = self._pipe
-        assert pipe is not None
+    def _move_bulk(self, now: float) -> int:
+        if not self._prepared:
+            self._prepare()
+        if self._splices:
+            if self._pipe is None:
+                self._pipe = self._shared.pipes.take()
+            if self._pipe is not None:
+                return self._splice(self._pipe, now)
+        return self._copy(now)
+
+    def _prepare(self) -> None:
+        """Choose how to move bulk, when there first is some."""
+        self._prepared = True
+        self._splices = self._splices and self._src.family in _SPLICES_FROM
+        if self._dst.family == socket.AF_UNIX:
+            size = self._dst.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+            if size == self._shared.unix_send_buffer:
+                self._dst.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+
+    def _copy(self, now: float) -> int:
+        buffer, moved = self._shared.buffer, 0
+        while moved < _BUDGET:
+            try:
+                received = readv(self.src, (buffer,))
+            except BlockingIOError:
+                self._bulky = moved >= _BULKY
+                return DRAINED
+            except OSError as error:
+                raise ReadFailedError(error) from None
+            if not received:
+                return ENDED
+            self.pair.received(self.side, received, now)
+            if not self._write(buffer[:received]):
+                return BLOCKED
+            moved += received
+            if received < _COPIED and not self.thorough:
+                self._bulky = moved >= _BULKY
+                return DRAINED
+        return UNFINISHED
+
+    def _splice(self, pipe: Pipe, now: float) -> int:
         moved = 0
         while moved < _BUDGET:
             try:
-                received = splice(self.src, pipe.write, _AT_ONCE, flags=_FLAGS)
+                received = splice(self.src, pipe.write, _SPLICED, flags=_FLAGS)
             except BlockingIOError:
                 self._bulky = moved >= _BULKY
                 self._return_pipe(pipe)
                 return DRAINED
             except OSError as error:
                 self._return_pipe(pipe)
-                if (
-                    error.errno == errno.EINVAL
-                ):  # this kernel cannot splice from this socket: copy from now on
-                    self._may_splice = self._bulky = False
-                    return UNFINISHED
+                if error.errno == errno.EINVAL:  # as where a sandbox's kernel cannot splice
+                    self._splices = False
+                    return self._copy(now)
                 raise ReadFailedError(error) from None
             if not received:
                 self._return_pipe(pipe)
@@ -174,19 +236,27 @@ class Pump(Generic[PairT]):
         self._return_pipe(pipe)
         return UNFINISHED
 
+    # What the destination would not take.
+
     def _empty_hand(self) -> bool:
         """Pass on what is held, and say whether nothing is left of it."""
         if self._pipe is not None:
             return self._empty_pipe(self._pipe)
-        assert self._in_hand is not None
+        data, self._in_hand = self._in_hand, None
+        return data is None or self._write(memoryview(data))
+
+    def _write(self, data: memoryview) -> bool:
+        """Pass on ``data``, keep what is left of it, and say whether nothing is."""
         try:
-            sent = write(self.dst, self._in_hand)
+            sent = write(self.dst, data)
         except BlockingIOError:
-            return False
+            sent = 0
         except OSError as error:
             raise WriteFailedError(error) from None
-        self._in_hand = self._in_hand[sent:] or None
-        return self._in_hand is None
+        if sent == len(data):
+            return True
+        self._in_hand = bytes(data[sent:])
+        return False
 
     def _empty_pipe(self, pipe: Pipe) -> bool:
         while self._piped:
@@ -199,5 +269,5 @@ class Pump(Generic[PairT]):
         return True
 
     def _return_pipe(self, pipe: Pipe) -> None:
-        self._pipes.give_back(pipe, empty=not self._piped)
+        self._shared.pipes.give_back(pipe, empty=not self._piped)
         self._pipe, self._piped = None, 0

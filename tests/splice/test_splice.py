@@ -282,10 +282,22 @@ async def test_a_peer_that_stops_reading_may_go_on_sending(bench: Bench) -> None
     assert connection.transfer.reason is Reason.RESET_BY_UPSTREAM
 
 
+class EndsInWords(SocketStream):
+    """A stream whose close does not tell that all data has been sent, and which must not say so here."""
+
+    close_ends_data = False
+
+    def shut_down_writing(self) -> None:
+        raise AssertionError("a clean end was claimed")
+
+
 @needs_unix
-async def test_data_before_a_reset_is_delivered_to_a_slow_reader(bench: Bench) -> None:
+@pytest.mark.parametrize("client_type", [SocketStream, EndsInWords])
+async def test_data_before_a_reset_is_delivered_to_a_slow_reader(
+    bench: Bench, client_type: type[SocketStream]
+) -> None:
     """What was received before a reset goes on for as long as the slow side takes it; then comes the reset."""
-    connection = bench.splice(tcp_pair(65536), unix_pair())
+    connection = bench.splice(tcp_pair(65536), unix_pair(), client_type=client_type)
     await connection.client.send_all(b"never read")
     data = BLOCK[: 400 * 1024]
 
@@ -353,6 +365,24 @@ async def test_a_stalled_peer_does_not_outlive_the_idle_timeout(bench: Bench) ->
             await connection.client.send_all(BLOCK)
     await connection.ended.wait()
     assert connection.transfer.reason is Reason.IDLE
+
+
+async def test_a_slow_reader_is_not_idle(bench: Bench) -> None:
+    """A peer that keeps taking, if slowly, what the splice holds for it keeps the connection alive."""
+    connection = bench.splice(tcp_pair(65536), tcp_pair(65536), limits=Limits(idle_timeout=0.4))
+
+    async def send() -> None:
+        for _ in range(3):
+            await connection.client.send_all(BLOCK)
+        await connection.client.send_eof()
+        await connection.upstream.send_eof()
+
+    bench.nursery.start_soon(send)
+    received = 0
+    while data := await connection.upstream.receive_some(65536):
+        received += len(data)
+        await trio.sleep(0.02)
+    assert received == 3 * len(BLOCK)
 
 
 async def test_an_ended_connection_is_watched_no_longer(bench: Bench) -> None:
