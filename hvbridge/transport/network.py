@@ -37,7 +37,6 @@ if sys.platform == "win32":
         """Return None: the transport says why there is none."""
         return None
 else:
-    from hvbridge.transport import unix
     from hvbridge.transport.unix import dial_at_once as dial_unix_at_once
 
 _TO_EMULATE = (
@@ -173,6 +172,8 @@ def _native_vms() -> VmDirectory | None:
 def _unix() -> Transport:
     if sys.platform == "win32":
         return _Unavailable("Python has no Unix-domain sockets on Windows; write tcp://127.0.0.1:PORT")
+    from hvbridge.transport import unix
+
     return unix
 
 
