@@ -59,6 +59,18 @@ class ExportForm(StrEnum):
     POWERSHELL = "powershell"
 
 
+class ServiceUser(StrEnum):
+    """The account that a Windows service runs as."""
+
+    VIRTUAL = "virtual"
+    LOCAL_SERVICE = "LocalService"
+    LOCAL_SYSTEM = "LocalSystem"
+
+
+ServiceName = Annotated[str, typer.Option(metavar="NAME", help="What the Windows service is called.")]
+Grace = Annotated[
+    str, typer.Option(metavar="DURATION", help="How long open connections may live on after a stop.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Tell what would be done, and do nothing.")]
 Export = Annotated[
     ExportForm | None,
@@ -81,9 +93,7 @@ def root(
 @app.command()
 def run(
     config: ConfigFile,
-    grace: Annotated[
-        str, typer.Option(metavar="DURATION", help="How long open connections may live on after a stop.")
-    ] = "10s",
+    grace: Grace = "10s",
     log_format: Annotated[
         LogFormat, typer.Option(help="Log lines for people, or one JSON object a line.")
     ] = LogFormat.TEXT,
@@ -106,6 +116,20 @@ def check(config: ConfigFile, as_json: AsJson = False) -> None:
     from hvbridge.commands.check import check
 
     raise typer.Exit(check(config, as_json=as_json))
+
+
+@app.command()
+def doctor(
+    config: Annotated[
+        Path | None,
+        typer.Argument(metavar="CONFIG", help="The config whose forwards are tried; without it, none are."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find out what is wrong with this machine, and with CONFIG on it, and say what to do."""
+    from hvbridge.commands.doctor import doctor
+
+    raise typer.Exit(doctor(config, as_json=as_json))
 
 
 @app.command()
@@ -226,6 +250,60 @@ def services_unregister(
     from hvbridge.commands.services import unregister
 
     raise typer.Exit(unregister(which, dry_run=dry_run, export=None if export is None else export.value))
+
+
+service = typer.Typer(
+    name="service",
+    help="Let Windows run a config as a service, started at boot.",
+    no_args_is_help=True,
+)
+app.add_typer(service)
+
+
+@service.command(name="install")
+def service_install(
+    config: ConfigFile,
+    name: ServiceName = "hvbridge",
+    user: Annotated[
+        ServiceUser,
+        typer.Option(help="The account that it runs as; virtual is one of its own, with few rights."),
+    ] = ServiceUser.VIRTUAL,
+    grace: Grace = "10s",
+) -> None:
+    """Install a Windows service that runs CONFIG from boot on, and again when it has failed.
+
+    Needs an administrator. It is not started now: what it says last is how to.
+    """
+    from hvbridge.commands.service import install
+
+    raise typer.Exit(install(config, name=name, user=user.value, grace=grace))
+
+
+@service.command(name="uninstall")
+def service_uninstall(name: ServiceName = "hvbridge") -> None:
+    """Drain the Windows service, stop it, and remove it.
+
+    Needs an administrator.
+    """
+    from hvbridge.commands.service import uninstall
+
+    raise typer.Exit(uninstall(name=name))
+
+
+@service.command(name="status")
+def service_status(name: ServiceName = "hvbridge") -> None:
+    """Tell whether the Windows service is installed and running, and as whom."""
+    from hvbridge.commands.service import status
+
+    raise typer.Exit(status(name=name))
+
+
+@service.command(name="run", hidden=True)
+def service_run(config: ConfigFile, grace: Grace = "10s") -> None:
+    """Be the process of the Windows service, which only Windows can start."""
+    from hvbridge.commands.service import run
+
+    raise typer.Exit(run(config, grace=grace))
 
 
 @app.command()

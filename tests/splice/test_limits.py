@@ -163,6 +163,28 @@ async def test_without_limits_a_connection_lives(rig: Rig, autojump_clock: Clock
     assert all(stream.aborted for stream in rig.streams)
 
 
+async def test_an_end_after_a_reset_is_not_passed_on(rig: Rig, autojump_clock: Clock) -> None:
+    """A side whose reset was met by a write may seem to end cleanly when it is read; the other side sees no end."""
+
+    class Reset(MemoryStream):
+        async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+            await trio.lowlevel.checkpoint()
+            raise trio.BrokenResourceError from ConnectionResetError(errno.ECONNRESET, "reset")
+
+    class NeverEnds(MemoryStream):
+        async def send_eof(self) -> None:
+            raise AssertionError("a clean end was claimed")
+
+    near, far = rig.streams
+    rig.streams = NeverEnds(near._inner), Reset(far._inner)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rig.run, Limits())
+        await rig.client.send_all(b"refused")
+        await trio.testing.wait_all_tasks_blocked()
+        await rig.upstream.send_eof()
+    assert rig.transfer.reason is Reason.RESET_BY_UPSTREAM
+
+
 # The watch.
 
 
