@@ -40,8 +40,8 @@ _BULKY = 32 * 1024
 _BUDGET = 1024 * 1024
 """Bytes that a pump may move in one turn: some 200 µs, which is how long it keeps all others waiting."""
 
-_COPIED = 256 * 1024
-"""Bytes of a read of bulk that is copied: the size of the one buffer for it."""
+_COPIED = 512 * 1024
+"""Bytes of the largest read of bulk that is copied: the size of the one buffer for it."""
 _SPLICED = 1024 * 1024
 """Bytes asked of one splice(2). A pipe counts pages, and a page of socket memory may be larger than 4 KiB."""
 _SPLICES_FROM = (socket.AF_INET, socket.AF_INET6)
@@ -86,7 +86,18 @@ class Pump(Generic[PairT]):
     """
 
     __slots__ = (
-        *("_bulky", "_dst", "_in_hand", "_pipe", "_piped", "_prepared", "_shared", "_splices", "_src"),
+        *(
+            "_bulky",
+            "_dst",
+            "_in_hand",
+            "_pipe",
+            "_piped",
+            "_prepared",
+            "_reach",
+            "_shared",
+            "_splices",
+            "_src",
+        ),
         *("armed", "blocked", "done", "dst", "pair", "side", "src", "thorough"),
     )
 
@@ -104,6 +115,7 @@ class Pump(Generic[PairT]):
         self._shared = shared
         self._bulky = False
         self._prepared = False
+        self._reach = _READ
         self._splices = plain
         self._in_hand: bytes | None = None
         self._pipe: Pipe | None = None
@@ -190,10 +202,11 @@ class Pump(Generic[PairT]):
                 self._dst.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
 
     def _copy(self, now: float) -> int:
-        buffer, moved = self._shared.buffer, 0
+        moved = 0
         while moved < _BUDGET:
+            asked = self._reach
             try:
-                received = readv(self.src, (buffer,))
+                received = readv(self.src, (self._shared.buffer[:asked],))
             except BlockingIOError:
                 self._bulky = moved >= _BULKY
                 return DRAINED
@@ -202,12 +215,15 @@ class Pump(Generic[PairT]):
             if not received:
                 return ENDED
             self.pair.received(self.side, received, now)
-            if not self._write(buffer[:received]):
+            if not self._write(self._shared.buffer[:received]):
+                # Read no more at once than is taken at once: what is not taken must be held.
+                self._reach = max(_READ, received - len(self._in_hand or b""))
                 return BLOCKED
             moved += received
-            if received < _COPIED and not self.thorough:
+            if received < asked and not self.thorough:
                 self._bulky = moved >= _BULKY
                 return DRAINED
+            self._reach = min(2 * asked, _COPIED)
         return UNFINISHED
 
     def _splice(self, pipe: Pipe, now: float) -> int:
