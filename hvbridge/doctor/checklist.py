@@ -1,0 +1,120 @@
+"""All checks, in the order in which they are read.
+
+Owns: which checks a machine and a config call for, and that they run at once. Refuses: each of them.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import trio
+
+from hvbridge.config import Forward
+from hvbridge.doctor import Check, Finding, State, linux, windows
+from hvbridge.doctor.forwards import Surroundings, ask_for_vms, check_forward
+from hvbridge.doctor.loopback import check_connect_mode
+from hvbridge.doctor.machine import Machine
+from hvbridge.endpoint import HypervEndpoint, VsockEndpoint
+from hvbridge.ids import ANY, CHILDREN, port_of_service_id
+from hvbridge.registration import ServiceRegistry
+from hvbridge.transport.network import Network
+
+
+@dataclass(frozen=True)
+class Patient:
+    """What is looked at."""
+
+    network: Network
+    registry: ServiceRegistry | None
+    """None where services need no registration."""
+    emulator: str = ""
+    """Where Hyper-V is emulated; "" for the machine's own."""
+    forwards: Sequence[Forward] = ()
+    register: str = ""
+    """The command that registers what the forwards need."""
+
+
+async def examine(patient: Patient, machine: Machine) -> list[Finding]:
+    """Check the machine and then each forward; return what was found, in that order."""
+    found: dict[int, Sequence[Finding]] = {}
+
+    async def keep(place: int, check: Callable[[], Awaitable[Sequence[Finding]]]) -> None:
+        found[place] = await check()
+
+    role = None
+    if machine.platform == "win32" and not patient.emulator:
+        role = await windows.role(machine)
+    needs_registry = role is not windows.Role.GUEST
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keep, 0, partial(_check_machine, patient, machine, role))
+        around = Surroundings(
+            machine,
+            patient.network,
+            await ask_for_vms(patient.network.vms, patient.forwards),
+            patient.registry if needs_registry else None,
+            bool(patient.emulator),
+            patient.register,
+        )
+        for place, forward in enumerate(patient.forwards, start=1):
+            nursery.start_soon(keep, place, partial(check_forward, forward, around))
+    return [finding for place in sorted(found) for finding in found[place]]
+
+
+async def _check_machine(patient: Patient, machine: Machine, role: windows.Role | None) -> list[Finding]:
+    if patient.emulator:
+        emulated = Finding(Check.EMULATOR, State.OK, f"Hyper-V is emulated in {patient.emulator}")
+        return [Finding(Check.PYTHON, State.OK, machine.python), emulated]
+    if role is not None:
+        return await _check_windows(patient, machine, role)
+    if machine.platform == "linux":
+        return await _check_linux(patient, machine)
+    said = "no Hyper-V on this system"
+    return [
+        Finding(Check.PYTHON, State.OK, machine.python),
+        Finding(Check.GUEST, State.NOT_APPLICABLE, said, "to emulate it, see [emulator] of the config"),
+    ]
+
+
+async def _check_windows(patient: Patient, machine: Machine, role: windows.Role) -> list[Finding]:
+    findings = [windows.check_hyperv(role), await windows.check_rights(machine, role)]
+    if "AF_HYPERV" in machine.families:
+        python = Finding(Check.PYTHON, State.OK, f"{machine.python}, with Hyper-V sockets")
+        findings.append(await check_connect_mode(patient.network))
+    else:
+        said = f"{machine.python} has no Hyper-V sockets"
+        python = Finding(Check.PYTHON, State.FAILED, said, "run hvbridge on CPython 3.12 or later")
+    deaf = [forward.name for forward in patient.forwards if _listens_on(forward, ANY, CHILDREN)]
+    if deaf and role is not windows.Role.GUEST:
+        findings.append(await windows.check_wsl2(machine, deaf))
+    return [python, *findings]
+
+
+async def _check_linux(patient: Patient, machine: Machine) -> list[Finding]:
+    guest = linux.is_guest(machine)
+    findings = [Finding(Check.PYTHON, State.OK, machine.python), linux.check_guest(machine)]
+    endpoints = [endpoint for forward in patient.forwards for endpoint in (forward.listen, forward.connect)]
+    if guest:
+        findings.append(linux.check_hv_sock(machine))
+    if guest or any(isinstance(endpoint, VsockEndpoint) for endpoint in endpoints):
+        findings += [linux.check_vsock(machine), linux.check_cid(machine, guest)]
+        low = [forward.name for forward in patient.forwards if _listens_low(forward)]
+        if low:
+            findings.append(linux.check_low_ports(machine, low))
+    if guest:
+        findings.append(await linux.check_sshd(machine))
+    return findings
+
+
+def _listens_on(forward: Forward, *vms: object) -> bool:
+    return isinstance(forward.listen, HypervEndpoint) and forward.listen.vm in vms
+
+
+def _listens_low(forward: Forward) -> bool:
+    """Whether a forward listens on a vsock port for which the kernel wants a capability."""
+    match forward.listen:
+        case VsockEndpoint(port=port):
+            return port <= linux.LAST_LOW_PORT
+        case HypervEndpoint(service=service):
+            vsock_port = port_of_service_id(service)
+            return vsock_port is not None and vsock_port <= linux.LAST_LOW_PORT
+    return False

@@ -1,0 +1,247 @@
+"""Each forward: its listener, its VM, its service, and a dial of its upstream.
+
+Owns: what is tried for a forward, and in which words it is told. Refuses: sending anything to an upstream.
+"""
+
+from collections.abc import Iterable, Iterator, Set
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from uuid import UUID
+
+import trio
+
+from hvbridge.config import Forward
+from hvbridge.doctor import CHECKS_OF_CAUSE, Check, Finding, State, ports
+from hvbridge.doctor.machine import Machine
+from hvbridge.endpoint import Endpoint, HypervEndpoint, NamedHypervEndpoint, TcpEndpoint
+from hvbridge.ids import VM_WILDCARDS, service_text
+from hvbridge.registration import RegistrationError, ServiceRegistry
+from hvbridge.transport.errors import Cause, DialError, ListenError, TransportError
+from hvbridge.transport.network import Network
+from hvbridge.transport.options import DialOptions, ListenOptions
+from hvbridge.vms import WSL, Vm, VmDirectory, VmError, VmState, find
+from hvbridge.wording import quote
+
+_LONGEST_DIAL = 10.0
+"""Seconds: as long as a dial may take by default; a forward may allow more, and its user waits here."""
+
+OnVm = HypervEndpoint | NamedHypervEndpoint
+
+
+@dataclass(frozen=True)
+class Vms:
+    """The VMs of this host, asked for once, or why they could not be."""
+
+    listed: list[Vm] | VmError
+    wsl: UUID | VmError | None = None
+    """The VM of WSL2, where a forward names it."""
+
+    def find(self, endpoint: OnVm) -> Vm | None:
+        """Return the VM of ``endpoint``; None for an id that is not listed. Raises `VmError`."""
+        if isinstance(endpoint, NamedHypervEndpoint) and endpoint.vm.casefold() == WSL:
+            if isinstance(self.wsl, UUID):
+                return Vm(WSL, self.wsl, VmState.RUNNING)
+            raise self.wsl or VmError("WSL was not asked for its VM")
+        if isinstance(self.listed, VmError):
+            raise self.listed
+        if isinstance(endpoint, NamedHypervEndpoint):
+            return find(endpoint.vm, self.listed)
+        return next((vm for vm in self.listed if vm.id == endpoint.vm), None)
+
+
+async def ask_for_vms(directory: VmDirectory | None, forwards: Iterable[Forward]) -> Vms | None:
+    """Ask for what ``forwards`` name; None where they name no VM, or where no VMs are known."""
+    wanted = {endpoint.vm for forward in forwards for endpoint in _on_vms(forward)}
+    if directory is None or not wanted:
+        return None
+    names = {vm.casefold() for vm in wanted if isinstance(vm, str)}
+    listed: list[Vm] | VmError = []
+    wsl: UUID | VmError | None = None
+    if len(wanted) > len(names & {WSL}):
+        try:
+            listed = await directory.vms()
+        except VmError as error:
+            listed = error
+    if WSL in names:
+        try:
+            wsl = await directory.wsl_vm_id(start=False)
+        except VmError as error:
+            wsl = error
+    return Vms(listed, wsl)
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What the forwards are checked against."""
+
+    machine: Machine
+    network: Network
+    vms: Vms | None
+    """None where no VMs are known: in a guest, or off Hyper-V."""
+    registry: ServiceRegistry | None
+    """None where services need no registration."""
+    emulated: bool
+    register: str
+    """The command that registers what the config needs."""
+
+
+async def check_forward(forward: Forward, around: Surroundings) -> list[Finding]:
+    """Check one forward, in the order in which a connection meets what is checked."""
+    known = [*_check_vms(forward, around), *_check_services(forward, around)]
+    failed = {finding.check for finding in known if finding.state is State.FAILED}
+    found: dict[Check, Finding] = {}
+
+    async def listen() -> None:
+        found[Check.LISTEN] = await _check_listen(forward, around, failed)
+
+    async def dial() -> None:
+        found[Check.DIAL] = await _check_dial(forward, around, failed)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(listen)
+        nursery.start_soon(dial)
+    return [found[Check.LISTEN], *known, found[Check.DIAL]]
+
+
+def _on_vms(forward: Forward) -> list[OnVm]:
+    """The endpoints of a forward that are on a VM of this host."""
+    return [
+        endpoint
+        for endpoint in dict.fromkeys((forward.connect, forward.listen))
+        if isinstance(endpoint, NamedHypervEndpoint)
+        or (isinstance(endpoint, HypervEndpoint) and endpoint.vm not in VM_WILDCARDS.values())
+    ]
+
+
+def _check_vms(forward: Forward, around: Surroundings) -> Iterator[Finding]:
+    if around.vms is None:
+        return
+    seen: set[UUID | str] = set()
+    for endpoint in _on_vms(forward):
+        if endpoint.vm not in seen:
+            seen.add(endpoint.vm)
+            yield _check_vm(forward, endpoint, around.vms)
+
+
+def _check_vm(forward: Forward, endpoint: OnVm, vms: Vms) -> Finding:
+    finding = partial(Finding, Check.VM, forward=forward.name)
+    try:
+        vm = vms.find(endpoint)
+    except VmError as error:
+        said, _, advice = str(error).partition("; ")
+        named = isinstance(endpoint, NamedHypervEndpoint)
+        return finding(State.FAILED if named else State.DOUBTFUL, said, advice)
+    if vm is None:
+        said = f"Hyper-V lists no VM {endpoint.vm}"
+        advice = "see `hvbridge vms` for the id; WSL2's VM is not listed, and is called wsl in endpoints"
+        return finding(State.DOUBTFUL, said, advice)
+    who = f"{quote(vm.name)} ({vm.id})"
+    match vm.state:
+        case VmState.RUNNING:
+            return finding(State.OK, f"{who} is running")
+        case VmState.OFF | VmState.SAVED | VmState.PAUSED:
+            if forward.start and endpoint == forward.connect:
+                return finding(State.OK, f"{who} is {vm.state}, and the first connection starts it")
+            advice = "start it, or write start = true, so that the first connection does"
+            return finding(State.FAILED, f"{who} is {vm.state}", advice)
+        case VmState.STARTING | VmState.STOPPING:
+            return finding(State.DOUBTFUL, f"{who} is {vm.state}", "wait a little, and look again")
+        case VmState.UNKNOWN:
+            return finding(State.DOUBTFUL, f"{who} is in a state that hvbridge does not know")
+
+
+def _check_services(forward: Forward, around: Surroundings) -> Iterator[Finding]:
+    finding = partial(Finding, Check.SERVICE, forward=forward.name)
+    endpoints = (forward.connect, forward.listen)
+    services = dict.fromkeys(endpoint.service for endpoint in endpoints if isinstance(endpoint, OnVm))
+    if around.registry is None or not services:
+        return
+    try:
+        registered = {service.id: service.name for service in around.registry.services()}
+    except RegistrationError as error:
+        yield finding(State.DOUBTFUL, str(error))
+        return
+    for service in services:
+        short = service_text(service)
+        who = short if short == str(service) else f"{short} ({service})"
+        if service in registered:
+            yield finding(State.OK, f"{who} is registered as {quote(registered[service])}")
+        else:
+            advice = f"on the host, once, as administrator, run: {around.register}"
+            yield finding(State.FAILED, f"{who} is not registered", advice)
+
+
+async def _check_listen(forward: Forward, around: Surroundings, failed: Set[Check]) -> Finding:
+    finding = partial(Finding, Check.LISTEN, forward=forward.name)
+    endpoint = forward.listen
+    if fault := around.network.fault(endpoint, "listen"):
+        said, _, advice = fault.partition("; ")
+        return finding(State.FAILED, f"{endpoint}: {said}", advice)
+    if around.emulated and isinstance(endpoint, OnVm):
+        return finding(State.NOT_APPLICABLE, f"{endpoint} is emulated, and is not tried")
+    located = _located(endpoint, around.vms)
+    if located is None:
+        return finding(State.NOT_APPLICABLE, f"{endpoint} is not tried, for want of its VM")
+    try:
+        listeners = await around.network.listen(located, ListenOptions())
+    except ListenError as error:
+        if error.cause is Cause.IN_USE:
+            holder = await ports.holder(around.machine, located)
+            said = f"{endpoint}: {error.cause}" + (f" by {holder}" if holder else ", by whom does not show")
+            if holder and not holder.may_be_hvbridge:
+                return finding(State.FAILED, said, error.advice)
+            return finding(State.DOUBTFUL, said, f"if it is not this very config that runs, {error.advice}")
+        if isinstance(located, TcpEndpoint) and around.machine.platform == "win32":
+            kept = await ports.excluded_range(around.machine, located.port)
+            if kept is not None:
+                said = f"{endpoint}: Windows keeps the ports {kept.start}-{kept.stop - 1} for itself"
+                return finding(
+                    State.FAILED, said, "use a port outside; Hyper-V picks such ranges at each boot"
+                )
+        return finding(State.FAILED, f"{endpoint}: {error.why}", _advice(error, failed))
+    for listener in listeners:
+        listener.close()
+    return finding(State.OK, f"{endpoint} is free")
+
+
+async def _check_dial(forward: Forward, around: Surroundings, failed: Set[Check]) -> Finding:
+    finding = partial(Finding, Check.DIAL, forward=forward.name)
+    endpoint = forward.connect
+    if fault := around.network.fault(endpoint, "connect"):
+        said, _, advice = fault.partition("; ")
+        return finding(State.FAILED, f"{endpoint}: {said}", advice)
+    located = _located(endpoint, around.vms)
+    if located is None:
+        return finding(State.NOT_APPLICABLE, f"{endpoint} is not tried, for want of its VM")
+    options = DialOptions(min(forward.dial_timeout, _LONGEST_DIAL), connect_mode=forward.connect_mode)
+    began = trio.current_time()
+    try:
+        stream = await around.network.dial(located, options)
+    except DialError as error:
+        if error.cause is Cause.NOT_RUNNING and forward.start:
+            return finding(State.NOT_APPLICABLE, f"{endpoint} is not there until its VM has been started")
+        return finding(State.FAILED, f"{endpoint}: {error.why}", _advice(error, failed))
+    milliseconds = (trio.current_time() - began) * 1000
+    async with stream:
+        with suppress(trio.BrokenResourceError):
+            await stream.send_eof()  # an end, where a bare close may look like a failure to the other side
+    return finding(State.OK, f"{endpoint} connects, in {milliseconds:.0f} ms; nothing was sent")
+
+
+def _located(endpoint: Endpoint, vms: Vms | None) -> Endpoint | None:
+    """``endpoint`` with the id of its VM for a name; None when the name means no VM."""
+    if not isinstance(endpoint, NamedHypervEndpoint):
+        return endpoint
+    assert vms is not None  # where VMs have no names, that is a fault of the endpoint
+    try:
+        vm = vms.find(endpoint)
+    except VmError:
+        return None
+    return None if vm is None else endpoint.at(vm.id)
+
+
+def _advice(error: TransportError, failed: Set[Check]) -> str:
+    """What to do: what another check says of this forward, where that explains the failure."""
+    explained = [check for check in CHECKS_OF_CAUSE[error.cause] if check in failed]
+    return f"first mend what {' and '.join(explained)} says" if explained else error.advice

@@ -1,0 +1,90 @@
+"""The ways in which a Hyper-V socket can connect, tried within this partition.
+
+Owns: a listener on HV_GUID_LOOPBACK and a connection to it in each mode. Refuses: VMs.
+"""
+
+import uuid
+from contextlib import suppress
+
+import trio
+
+from hvbridge.doctor import Check, Finding, State
+from hvbridge.endpoint import HypervEndpoint
+from hvbridge.ids import LOOPBACK
+from hvbridge.stream import SocketStream
+from hvbridge.transport.errors import Cause, DialError, TransportError
+from hvbridge.transport.network import Network
+from hvbridge.transport.options import ConnectMode, DialOptions, ListenOptions
+from hvbridge.transport.sockets import HandshakeError
+
+_DIAL_TIMEOUT = 3.0
+_PATIENCE = 5.0
+"""Seconds, of which a connection that stays in one machine needs none."""
+_GREETING = b"hvbridge doctor"
+
+
+async def check_connect_mode(network: Network) -> Finding:
+    """Connect within this partition in each mode, and pass a few bytes."""
+    here = HypervEndpoint(LOOPBACK, uuid.uuid4())
+    try:
+        (listener,) = await network.listen(here, ListenOptions())
+    except TransportError as error:
+        return _untried(error)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, _greet, [listener])
+        nonblocking = await _failure(network, here, "nonblocking")
+        thread = await _failure(network, here, "thread")
+        nursery.cancel_scope.cancel()
+    if nonblocking is None and thread is None:
+        return Finding(Check.CONNECT_MODE, State.OK, "nonblocking and thread both connect, over loopback")
+    if nonblocking is None:
+        said = f"nonblocking connects, over loopback; thread does not: {_why(thread)}"
+        return Finding(Check.CONNECT_MODE, State.DOUBTFUL, said, "leave connect_mode as it is by default")
+    if thread is None:
+        return Finding(
+            Check.CONNECT_MODE,
+            State.DOUBTFUL,
+            f"thread connects, over loopback; nonblocking does not: {_why(nonblocking)}",
+            'auto finds this out at its first dial; connect_mode = "thread" spares it that',
+        )
+    if isinstance(nonblocking, DialError) and nonblocking.cause is Cause.NOT_PERMITTED:
+        return _untried(nonblocking)
+    said = f"nothing connects over loopback; nonblocking: {_why(nonblocking)}; thread: {_why(thread)}"
+    advice = "see whether dial fares better; if not, Hyper-V sockets do not work on this machine"
+    return Finding(Check.CONNECT_MODE, State.FAILED, said, advice)
+
+
+def _untried(error: TransportError) -> Finding:
+    """A service that is registered nowhere may be refused, on loopback as elsewhere: that says nothing of the modes."""
+    said = f"loopback cannot be tried: {error.why}"
+    if error.cause is Cause.NOT_PERMITTED:
+        return Finding(Check.CONNECT_MODE, State.DOUBTFUL, said)
+    advice = "turn on Hyper-V, or the Virtual Machine Platform, in the Windows features"
+    return Finding(Check.CONNECT_MODE, State.FAILED, said, advice)
+
+
+async def _failure(network: Network, here: HypervEndpoint, mode: ConnectMode) -> DialError | str | None:
+    """Why a connection in ``mode`` fails; None when it works."""
+    with trio.move_on_after(_PATIENCE):
+        try:
+            async with await network.dial(here, DialOptions(_DIAL_TIMEOUT, connect_mode=mode)) as client:
+                if await client.receive_some() == _GREETING:
+                    return None
+        except DialError as error:
+            return error
+        except trio.BrokenResourceError as error:
+            return str(error)
+    return "it connects, and no bytes pass"
+
+
+async def _greet(client: SocketStream) -> None:
+    """Greet a client; one that is gone, because its connect failed halfway, is none of our business."""
+    async with client:
+        with suppress(trio.BrokenResourceError, HandshakeError):
+            await client.do_handshake()
+            await client.send_all(_GREETING)
+            await client.receive_some()  # until it has heard
+
+
+def _why(failure: DialError | str | None) -> str:
+    return failure.why if isinstance(failure, DialError) else str(failure)
