@@ -489,6 +489,14 @@ def test_json(emulator: Path, capsys: pytest.CaptureFixture[str]) -> None:
     }
 
 
+def test_as_a_program(emulator: Path) -> None:
+    """It is a command of hvbridge, whose exit code and output programs can use."""
+    command = [sys.executable, "-m", "hvbridge", "doctor", str(write_config(emulator, "old-box")), "--json"]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (1, b"")
+    assert json.loads(done.stdout)["ok"] is False
+
+
 def test_without_a_config(
     emulator: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

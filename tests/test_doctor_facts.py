@@ -195,6 +195,7 @@ Aktive Verbindungen
 
   Proto  Lokale Adresse         Remoteadresse          Status           PID
   TCP    0.0.0.0:135            0.0.0.0:0              ABHÖREN         1012
+  TCP    127.0.0.1:2222         127.0.0.1:50120        HERGESTELLT     4699
   TCP    127.0.0.1:2222         0.0.0.0:0              ABHÖREN         4711
   TCP    192.168.1.20:2222      0.0.0.0:0              ABHÖREN         4712
   TCP    127.0.0.1:2222         127.0.0.1:50123        HERGESTELLT     4711

@@ -25,8 +25,6 @@ class Reason(StrEnum):
     """Another failure of the upstream's socket."""
     DIAL_FAILED = "dial failed"
     """The upstream could not be reached."""
-    CLIENT_GONE = "client gone"
-    """The client left while the upstream was dialled."""
     SHUTDOWN = "shutdown"
     """The bridge ended before the connection did."""
     INTERNAL_ERROR = "internal error"
