@@ -19,7 +19,7 @@ from hvbridge.transport.network import Network, native_network
 from hvbridge.transport.options import DialOptions, ListenOptions
 from hvbridge.transport.sockets import Listener
 
-from .partitions import GUEST, HOST, OTHER, Partitions, needs_partitions
+from .partitions import GUEST, HOST, OTHER, SERVICES_KEY, Partitions, needs_partitions
 
 pytestmark = needs_partitions
 
@@ -246,14 +246,9 @@ async def test_unregistered_service(partitions: Partitions, network: Network, op
         await dial(network, "loopback", options)
     assert [refused_listen.value.cause, refused_dial.value.cause] == [Cause.NOT_PERMITTED] * 2
 
-    services = r"SOFTWARE\Microsoft\Windows NT\CurrentVersion\Virtualization\GuestCommunicationServices"
-    key = rf"{services}\{SERVICE_ID}"
-    winreg.CreateKey(winreg.HKEY_LOCAL_MACHINE, key).Close()
-    try:
-        async with serving(network, "loopback"):
-            assert await exchange(await dial(network, "loopback", options), b"hello") == b"hello"
-    finally:
-        winreg.DeleteKey(winreg.HKEY_LOCAL_MACHINE, key)
+    winreg.CreateKey(winreg.HKEY_LOCAL_MACHINE, rf"{SERVICES_KEY}\{SERVICE_ID}").Close()
+    async with serving(network, "loopback"):
+        assert await exchange(await dial(network, "loopback", options), b"hello") == b"hello"
 
 
 async def test_listen_failure(partitions: Partitions, network: Network) -> None:
