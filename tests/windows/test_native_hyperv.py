@@ -17,7 +17,7 @@ from hvbridge.stream import SocketStream
 from hvbridge.transport.errors import Cause, DialError, ListenError
 from hvbridge.transport.network import Network, native_network
 from hvbridge.transport.options import DialOptions, ListenOptions
-from hvbridge.transport.sockets import Listener
+from hvbridge.transport.sockets import Listener, SocketListener
 
 from .partitions import GUEST, HOST, OTHER, SERVICES_KEY, Partitions, needs_partitions
 
@@ -379,6 +379,7 @@ async def test_socket_options_reach_the_kernel(
     ):
         for stream in (dialled, accepted):
             assert stream.socket.getsockopt(socket.HV_PROTOCOL_RAW, socket.HVSOCKET_CONNECTED_SUSPEND) == 1
+        assert isinstance(listener, SocketListener)
         assert listener.socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) >= buffer
 
 
