@@ -28,12 +28,9 @@ from hvbridge.stream import SocketStream
 from hvbridge.transport.emulator_services import EmulatorRegistry
 from hvbridge.transport.emulator_vms import state
 from hvbridge.transport.errors import Cause, DialError, ListenError, dial_cause, listen_cause
-from hvbridge.transport.options import DialOptions, ListenOptions
+from hvbridge.transport.options import LONGEST_CONNECT, DialOptions, ListenOptions
 from hvbridge.transport.sockets import Listener
 from hvbridge.vms import VmState
-
-LONGEST_CONNECT = 300.0
-"""Seconds, HVSOCKET_CONNECT_TIMEOUT_MAX: as long as Windows lets a connect wait."""
 
 
 class Carrier(Protocol):

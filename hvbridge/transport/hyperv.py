@@ -17,7 +17,7 @@ from hvbridge.endpoint import Endpoint, HypervEndpoint
 from hvbridge.ids import vm_text
 from hvbridge.stream import SocketStream
 from hvbridge.transport.errors import Cause, DialError, ListenError, dial_cause, error_number, listen_cause
-from hvbridge.transport.options import DialOptions, ListenOptions
+from hvbridge.transport.options import LONGEST_CONNECT, DialOptions, ListenOptions
 from hvbridge.transport.sockets import AnySocket, Listener, SocketListener, set_buffers
 
 # hvsocket.h; CPython exports the first three only where it was built with them.
@@ -25,8 +25,6 @@ AF_HYPERV = 34
 HV_PROTOCOL_RAW = 1
 _CONNECT_TIMEOUT = 1
 _CONNECTED_SUSPEND = 4
-LONGEST_CONNECT = 300.0
-"""Seconds, HVSOCKET_CONNECT_TIMEOUT_MAX. Without the option Windows gives up after 2 s, or not at all."""
 
 _WAIT_UNSUPPORTED = frozenset({10022, 10045})
 """WSAEINVAL, WSAEOPNOTSUPP: what waiting on a socket raises where it cannot be waited for."""
@@ -137,6 +135,7 @@ async def _connect_nonblocking(endpoint: HypervEndpoint, options: DialOptions) -
 
 
 def _prepare(sock: socket.socket | trio.socket.SocketType, options: DialOptions) -> None:
+    # Without the option Windows gives up after 2 s, or not at all.
     milliseconds = max(1, int(min(options.timeout, LONGEST_CONNECT) * 1000))
     sock.setsockopt(HV_PROTOCOL_RAW, _CONNECT_TIMEOUT, milliseconds)
     if options.connected_suspend:

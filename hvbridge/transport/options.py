@@ -9,6 +9,9 @@ from typing import Literal
 
 ConnectMode = Literal["auto", "nonblocking", "thread"]
 
+LONGEST_CONNECT = 300.0
+"""Seconds, HVSOCKET_CONNECT_TIMEOUT_MAX: as long as Windows lets a Hyper-V socket wait; the others keep to it."""
+
 
 @dataclass(frozen=True, slots=True)
 class DialOptions:

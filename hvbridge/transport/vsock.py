@@ -14,15 +14,13 @@ import trio
 from hvbridge.endpoint import VsockEndpoint
 from hvbridge.stream import SocketStream
 from hvbridge.transport.errors import DialError, ListenError, dial_cause, listen_cause
-from hvbridge.transport.options import DialOptions, ListenOptions
+from hvbridge.transport.options import LONGEST_CONNECT, DialOptions, ListenOptions
 from hvbridge.transport.sockets import AnySocket, Listener, SocketListener, set_buffers
 
 _AF_VSOCK = 40
 """socket.AF_VSOCK, which only CPython on Linux has."""
 _CONNECT_TIMEOUT = 6
 """SO_VM_SOCKETS_CONNECT_TIMEOUT at level AF_VSOCK, a struct timeval (linux/vm_sockets.h)."""
-_LONGEST_TIMEOUT = 300.0
-"""Seconds: as long as Hyper-V sockets may wait on Windows."""
 
 
 class VsockStream(SocketStream):
@@ -50,7 +48,7 @@ async def dial(endpoint: VsockEndpoint, options: DialOptions) -> SocketStream:
         plain = socket.socket(_AF_VSOCK, socket.SOCK_STREAM)
         sock = trio.socket.from_stdlib_socket(plain)
         try:
-            _set_connect_timeout(sock.fileno(), min(options.timeout, _LONGEST_TIMEOUT))
+            _set_connect_timeout(sock.fileno(), min(options.timeout, LONGEST_CONNECT))
             await sock.connect((endpoint.cid, endpoint.port))
         except BaseException:
             sock.close()
