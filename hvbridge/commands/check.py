@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 
 from hvbridge import compose
-from hvbridge.commands.console import EXIT_OK, EXIT_USAGE
+from hvbridge.commands.console import EXIT_OK, EXIT_USAGE, complain
 from hvbridge.commands.tables import print_forwards
 from hvbridge.config import Config, ConfigError, EmulatorSettings, Forward, load_config
 from hvbridge.endpoint import Endpoint
@@ -36,6 +36,9 @@ def check(path: Path, *, as_json: bool) -> int:
             typer.echo(json.dumps({"ok": False, "faults": faults}, indent=2))
         else:
             print_faults(error)
+        return EXIT_USAGE
+    except ValueError as error:  # a partition in the environment that is none
+        complain(error)
         return EXIT_USAGE
     if as_json:
         plan = [forward.model_dump(mode="json") for forward in config.forwards]
