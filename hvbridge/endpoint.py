@@ -1,18 +1,19 @@
 """Endpoints: the grammar of `tcp://`, `unix://`, `vsock://` and `hyperv://`, and the canonical form.
 
 Owns: parsing, printing, and the sentences that say what is wrong with a text.
-Refuses: which endpoints a platform or a place in the config takes, dialling, and looking up what VM a name means.
+Refuses: which endpoints a platform or a place in the config takes, dialling, looking up what VM a name means, and
+where services are registered; a registry is asked only for a name that the grammar does not know.
 No heavy import: `hvbridge connect` waits for this module.
 """
 
 import ipaddress
 import re
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from hvbridge import ids
+from hvbridge.registration import RegistrationError, Service, ServiceNames, find
 from hvbridge.wording import nearest, printable, quote
 
 VMADDR_CID_LOCAL: Final = 1
@@ -29,11 +30,12 @@ _MAX_UNIX_PATH: Final = 107
 """Bytes: sun_path holds 108 with the closing zero on Linux and Windows (104 on macOS and the BSDs)."""
 
 _MAX_HOST_NAME: Final = 253
-_MAX_VM_NAME: Final = 100
-"""Characters that Hyper-V takes for the name of a VM."""
+MAX_NAME: Final = 100
+"""Characters that Hyper-V takes for the name of a VM; a service, which stands beside it, has no more."""
 _MAX_DIGITS: Final = 20
 """Of a number, leading zeros and all: more than any of them needs, fewer than `int` refuses."""
 
+_SCHEMES: Final = ("tcp", "hyperv", "vsock", "unix")
 _SPELLINGS: Final = "HOST:PORT, tcp://HOST:PORT, hyperv://VM/SERVICE, vsock://CID:PORT or unix:///PATH"
 
 _LABEL: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
@@ -92,9 +94,11 @@ class HypervEndpoint:
 
     vm: uuid.UUID
     service: uuid.UUID
+    service_name: str = field(default="", compare=False)
+    """What the service was called by, where that was the name that it is registered under."""
 
     def __str__(self) -> str:
-        return f"hyperv://{ids.vm_text(self.vm)}/{ids.service_text(self.service)}"
+        return f"hyperv://{ids.vm_text(self.vm)}/{self.service_name or ids.service_text(self.service)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,20 +107,26 @@ class NamedHypervEndpoint:
 
     vm: str
     service: uuid.UUID
+    service_name: str = field(default="", compare=False)
+    """As `HypervEndpoint.service_name`."""
 
     def at(self, vm: uuid.UUID) -> HypervEndpoint:
         """Return the address on the VM that the name means."""
-        return HypervEndpoint(vm, self.service)
+        return HypervEndpoint(vm, self.service, self.service_name)
 
     def __str__(self) -> str:
-        return f"hyperv://{self.vm}/{ids.service_text(self.service)}"
+        return f"hyperv://{self.vm}/{self.service_name or ids.service_text(self.service)}"
 
 
 Endpoint = TcpEndpoint | UnixEndpoint | VsockEndpoint | HypervEndpoint | NamedHypervEndpoint
 
 
-def parse_endpoint(text: str) -> Endpoint:
+def parse_endpoint(text: str, services: ServiceNames | None = None) -> Endpoint:
     """Read an endpoint; ``str()`` of what comes back is the canonical form, and parses to the same endpoint.
+
+    Args:
+        text: what was written.
+        services: what knows services by other names; None where nothing does.
 
     Raises:
         EndpointError: the text is no endpoint; nothing else is raised for any text.
@@ -124,12 +134,18 @@ def parse_endpoint(text: str) -> Endpoint:
     scheme, has_scheme, rest = text.partition("://")
     if not has_scheme:
         return _bare(text)
-    parse = _SCHEMES.get(scheme.lower())
-    if parse is None:
-        near = nearest(scheme, _SCHEMES)
-        advice = f"did you mean {near}://?" if near else f"write {_SPELLINGS}"
-        raise EndpointError(f"{quote(scheme + '://')} is not a scheme; {advice}")
-    return parse(rest)
+    match scheme.lower():
+        case "tcp":
+            return _tcp(rest)
+        case "hyperv":
+            return _hyperv(rest, services)
+        case "vsock":
+            return _vsock(rest)
+        case "unix":
+            return _unix(rest)
+    near = nearest(scheme, _SCHEMES)
+    advice = f"did you mean {near}://?" if near else f"write {_SPELLINGS}"
+    raise EndpointError(f"{quote(scheme + '://')} is not a scheme; {advice}")
 
 
 def _bare(text: str) -> TcpEndpoint:
@@ -224,7 +240,7 @@ def _cid(text: str) -> int:
     raise EndpointError(f"{quote(text)} is not a CID; {advice}")
 
 
-def _hyperv(text: str) -> HypervEndpoint | NamedHypervEndpoint:
+def _hyperv(text: str, services: ServiceNames | None) -> HypervEndpoint | NamedHypervEndpoint:
     vm, has_service, service = text.partition("/")
     if not has_service:
         vm, has_colon, service = text.rpartition(":")  # as in the other schemes
@@ -232,8 +248,8 @@ def _hyperv(text: str) -> HypervEndpoint | NamedHypervEndpoint:
         raise EndpointError(f"{quote(text)} is not a VM and a service; write {printable(right)}")
     where = _vm(vm)
     if isinstance(where, str):
-        return NamedHypervEndpoint(where, parse_service(service))
-    return HypervEndpoint(where, parse_service(service))
+        return NamedHypervEndpoint(where, *parse_service(service, services))
+    return HypervEndpoint(where, *parse_service(service, services))
 
 
 def _vm(text: str) -> uuid.UUID | str:
@@ -250,15 +266,15 @@ def _vm(text: str) -> uuid.UUID | str:
         raise EndpointError(f"the VM is missing; write its name or GUID, or {_VM_CHOICES}")
     if _ALMOST_GUID.fullmatch(text):
         raise EndpointError(f"{quote(text)} is not a whole GUID; {_GUID_FORM}")
-    if text != text.strip() or not text.isprintable() or len(text) > _MAX_VM_NAME:
+    if not _is_name(text):
         raise EndpointError(
             f"{quote(text)} is not a VM's name; write the name that Get-VM shows, or the VM's GUID"
         )
     return text
 
 
-def parse_service(text: str) -> uuid.UUID:
-    """Read a service: a GUID, a vsock port, or a well-known name.
+def parse_service(text: str, services: ServiceNames | None = None) -> Service:
+    """Read a service: a GUID, a vsock port or a well-known name, which give no name, or a name in ``services``.
 
     Raises:
         EndpointError: it is none of them.
@@ -267,24 +283,57 @@ def parse_service(text: str) -> uuid.UUID:
     if known is not None:
         if not known.forwardable:
             raise EndpointError(f"{quote(text)} is {known.note}; use Enter-PSSession -VMId instead")
-        return known.id
+        return Service(known.id, "")
     if _is_decimal(text):
-        return ids.service_id_of_port(_number("vsock port", text, ids.MAX_VSOCK_PORT))
+        return Service(ids.service_id_of_port(_number("vsock port", text, ids.MAX_VSOCK_PORT)), "")
     guid = ids.parse_guid(text)
     if guid is not None:
-        return guid
+        return Service(guid, "")
     if not text:
         raise EndpointError(f"the service is missing; write {_SERVICE_CHOICES}")
     if _ALMOST_GUID.fullmatch(text):
         raise EndpointError(f"{quote(text)} is not a whole GUID; {_GUID_FORM}")
+    registered = [] if services is None or not is_service_name(text) else _registered(text, services)
+    try:
+        found = find(text, registered)
+    except ValueError as error:
+        raise EndpointError(str(error)) from None
+    if found is not None:
+        return found
     if text.lower() == "rdp":
         raise EndpointError(
             "Windows has no Hyper-V service for RDP; let hvbridge in the guest listen on a service GUID of "
             "yours and forward it to tcp://127.0.0.1:3389, or write xrdp for a Linux guest"
         )
-    near = nearest(text, (name for name, known in ids.WELL_KNOWN_SERVICES.items() if known.forwardable))
-    advice = f"did you mean {near}?" if near else f"write {_SERVICE_CHOICES}"
+    names = [name for name, known in ids.WELL_KNOWN_SERVICES.items() if known.forwardable]
+    near = nearest(text, [*names, *(service.name for service in registered if is_service_name(service.name))])
+    if near:
+        advice = f"did you mean {near}?"
+    elif not is_service_name(text):
+        advice = f"write {_SERVICE_CHOICES}"
+    elif services is None:
+        advice = f"write {_SERVICE_CHOICES}; only a Hyper-V host has other names"
+    else:
+        advice = f"write {_SERVICE_CHOICES}, or register it first: hvbridge services register NAME"
     raise EndpointError(f"{quote(text)} is not a service; {advice}")
+
+
+def is_service_name(text: str) -> bool:
+    """Whether an endpoint can call a registered service ``text``."""
+    return _is_name(text) and "/" not in text and not _is_decimal(text) and not _ALMOST_GUID.fullmatch(text)
+
+
+def _registered(name: str, services: ServiceNames) -> list[Service]:
+    try:
+        return services.services()
+    except RegistrationError as error:
+        raise EndpointError(
+            f"the service {quote(name)} cannot be looked up: {error}; mend that, or write {_SERVICE_CHOICES}"
+        ) from error
+
+
+def _is_name(text: str) -> bool:
+    return text == text.strip() and text.isprintable() and 0 < len(text) <= MAX_NAME
 
 
 def _number(what: str, text: str, maximum: int) -> int:
@@ -296,11 +345,3 @@ def _number(what: str, text: str, maximum: int) -> int:
 
 def _is_decimal(text: str) -> bool:
     return text.isascii() and text.isdigit()
-
-
-_SCHEMES: Final[dict[str, Callable[[str], Endpoint]]] = {
-    "tcp": _tcp,
-    "hyperv": _hyperv,
-    "vsock": _vsock,
-    "unix": _unix,
-}

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hvbridge import ids
-from hvbridge.config import Config, EmulatorSettings, Settings, load_config
-from hvbridge.endpoint import Endpoint, HypervEndpoint, TcpEndpoint, UnixEndpoint, VsockEndpoint
+from hvbridge.config import Config, EmulatorSettings, Machine, Settings, load_config
+from hvbridge.endpoint import HypervEndpoint, TcpEndpoint, UnixEndpoint, VsockEndpoint
+from hvbridge.registration import Service
 from hvbridge.units import OFF, format_duration, format_size
 
 FORWARD = """
@@ -24,9 +25,9 @@ connect = "hyperv://parent/ssh"
 """
 
 
-def no_fault(_emulator: EmulatorSettings | None) -> Callable[[Endpoint, str], str | None]:
+def any_machine(_emulator: EmulatorSettings | None) -> Machine:
     """A machine that can do everything."""
-    return lambda _endpoint, _role: None
+    return Machine()
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +37,7 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Config]:
 
     def load(text: str, **environ: str) -> Config:
         path.write_text(text, encoding="utf-8")
-        return load_config(path, environ=environ, endpoint_fault=no_fault)
+        return load_config(path, environ=environ, machine_of=any_machine)
 
     return load
 
@@ -125,7 +126,7 @@ def test_the_emulator_lies_beside_the_config(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "config.toml").write_text('[emulator]\ndir = "vms"\n' + FORWARD, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    config = load_config(Path("sub", "config.toml"), environ={}, endpoint_fault=no_fault)
+    config = load_config(Path("sub", "config.toml"), environ={}, machine_of=any_machine)
     assert config.emulator == EmulatorSettings(dir=str(tmp_path / "sub" / "vms"))
     assert config.emulator.partition == ids.HOST
 
@@ -156,12 +157,27 @@ def test_a_good_config_loads_no_parser_for_positions(tmp_path: Path) -> None:
     """Positions are looked for only once there is a fault."""
     (tmp_path / "config.toml").write_text(FORWARD, encoding="utf-8")
     program = (
-        "import sys; from hvbridge.config import load_config;"
-        "load_config(sys.argv[1], environ={}, endpoint_fault=lambda _: lambda *_: None);"
+        "import sys; from hvbridge.config import Machine, load_config;"
+        "load_config(sys.argv[1], environ={}, machine_of=lambda _: Machine());"
         "print('tree_sitter' in sys.modules)"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "config.toml")]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "False"
+
+
+def test_services_are_called_as_the_machine_calls_them(tmp_path: Path) -> None:
+    """A service's name is looked up in the registry of the machine, and a program that reads the plan sees it."""
+    web = Service(UUID(int=7), "web")
+
+    class Registry:
+        def services(self) -> list[Service]:
+            return [web]
+
+    path = tmp_path / "config.toml"
+    path.write_text(FORWARD.replace("parent/ssh", "parent/WEB"), encoding="utf-8")
+    (forward,) = load_config(path, environ={}, machine_of=lambda _: Machine(Registry())).forwards
+    assert forward.connect == HypervEndpoint(ids.PARENT, web.id)
+    assert forward.model_dump(mode="json")["connect"] == "hyperv://parent/web"
 
 
 TIMEOUTS = st.integers(1, 10**9).map(lambda ms: round(ms / 1000, 3)) | st.just(OFF)

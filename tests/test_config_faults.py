@@ -8,22 +8,26 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hvbridge.config import ConfigError, EmulatorSettings, load_config
+from hvbridge.config import ConfigError, EmulatorSettings, Machine, load_config
 from hvbridge.endpoint import Endpoint, HypervEndpoint
+from hvbridge.ids import service_id_of_port
+from hvbridge.registration import Service
 
 ENVIRON = {"SSH_PORT": "2222"}
 
 
-def no_fault(_emulator: EmulatorSettings | None) -> Callable[[Endpoint, str], str | None]:
+def any_machine(_emulator: EmulatorSettings | None) -> Machine:
     """A machine that can do everything."""
-    return lambda _endpoint, _role: None
+    return Machine()
 
 
-def load(text: str | bytes, endpoint_fault: Any = no_fault) -> list[str]:
+def load(
+    text: str | bytes, machine_of: Callable[[EmulatorSettings | None], Machine] = any_machine
+) -> list[str]:
     """Load a `config.toml` with this text; return its faults as the user sees them."""
     Path("config.toml").write_bytes(text.encode() if isinstance(text, str) else text)
     try:
-        load_config("config.toml", environ=ENVIRON, endpoint_fault=endpoint_fault)
+        load_config("config.toml", environ=ENVIRON, machine_of=machine_of)
     except ConfigError as error:
         return str(error).splitlines()
     return []
@@ -113,38 +117,64 @@ def test_other_listeners_need_expose(host: str) -> None:
 def test_what_the_machine_cannot_do_is_told_with_its_position() -> None:
     """The caller's judgement of an endpoint becomes a fault like any other."""
 
-    def guest_only(_emulator: EmulatorSettings | None) -> Callable[[Endpoint, str], str | None]:
-        return lambda endpoint, role: (
-            f"no {role} here; write another" if isinstance(endpoint, HypervEndpoint) else None
-        )
+    def guest_only(endpoint: Endpoint, role: str) -> str | None:
+        return f"no {role} here; write another" if isinstance(endpoint, HypervEndpoint) else None
 
-    assert load(forward(listen='"hyperv://parent/22"'), guest_only) == [
+    assert load(forward(listen='"hyperv://parent/22"'), lambda _: Machine(fault=guest_only)) == [
         'config.toml:3:10: forward "ssh": listen: no listen here; write another',
         'config.toml:4:11: forward "ssh": connect: no connect here; write another',
     ]
 
 
 def test_the_machine_is_judged_by_the_emulator_of_the_file() -> None:
-    """The judge is given the [emulator] table, None without one, and is left alone while it is faulty."""
+    """The machine is told by the [emulator] table, or None without one, and is left alone while that is faulty."""
     seen: list[EmulatorSettings | None] = []
 
-    def judge(emulator: EmulatorSettings | None) -> Callable[[Endpoint, str], str | None]:
+    def machine_of(emulator: EmulatorSettings | None) -> Machine:
         seen.append(emulator)
-        return lambda _endpoint, _role: None
+        return Machine()
 
-    assert load(forward(), judge) == []
-    assert load('[emulator]\ndir = "e"\n' + forward(), judge) == []
-    assert len(load("[emulator]\ndir = 3\n" + forward(), judge)) == 1
+    assert load(forward(), machine_of) == []
+    assert load('[emulator]\ndir = "e"\n' + forward(), machine_of) == []
+    assert len(load("[emulator]\ndir = 3\n" + forward(), machine_of)) == 1
     assert [emulator and emulator.dir for emulator in seen] == [None, str(Path("e").absolute())]
+
+
+def test_a_name_cannot_be_looked_up_while_the_emulator_is_faulty() -> None:
+    """Which services there are, [emulator] tells; while that is faulty, a name is in doubt, and an id is not."""
+    emulator = "[emulator]\ndir = 3\n"
+    assert len(load(emulator + forward())) == 1
+    dir_fault, name_fault = load(emulator + forward(connect='"hyperv://parent/web"'))
+    assert dir_fault.startswith("config.toml:2:7: emulator: dir: ")
+    assert name_fault == (
+        'config.toml:6:11: forward "ssh": connect: the service "web" cannot be looked up: [emulator] is faulty; '
+        "mend that, or write a GUID, a vsock port, ssh or xrdp"
+    )
+
+
+def test_a_service_by_name_and_by_id_is_one_service() -> None:
+    """Two listeners collide on one service, whatever each calls it."""
+
+    class Registry:
+        def services(self) -> list[Service]:
+            return [Service(service_id_of_port(80), "web")]
+
+    text = forward(listen='"hyperv://parent/80"') + SECOND.format(listen='"hyperv://parent/web"')
+    assert load(text, lambda _: Machine(Registry())) == [
+        (
+            'config.toml:8:10: forward "rdp": listen: forward "ssh" listens on hyperv://parent/80 already; '
+            "write another address"
+        )
+    ]
 
 
 def test_a_missing_file_is_named() -> None:
     """A file that is not there, and a directory, are told without a position."""
     with pytest.raises(ConfigError) as missing:
-        load_config("absent.toml", environ={}, endpoint_fault=no_fault)
+        load_config("absent.toml", environ={}, machine_of=any_machine)
     Path("configs").mkdir()
     with pytest.raises(ConfigError) as directory:
-        load_config(Path("configs"), environ={}, endpoint_fault=no_fault)
+        load_config(Path("configs"), environ={}, machine_of=any_machine)
     assert str(missing.value) == "absent.toml: there is no such file; write the path of a config"
     assert str(directory.value) == "configs: this is a directory; write the path of a config in it"
 
@@ -155,7 +185,7 @@ def test_the_file_is_named_as_it_was_written(written: str) -> None:
     Path("sub").mkdir()
     Path(written).write_text("[[forward]]\n", encoding="utf-8")
     with pytest.raises(ConfigError) as error:
-        load_config(written, environ={}, endpoint_fault=no_fault)
+        load_config(written, environ={}, machine_of=any_machine)
     assert {fault.file for fault in error.value.faults} == {written}
     assert str(error.value).startswith(f"{written}:1:1: forward #1: name: ")
 

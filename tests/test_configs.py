@@ -8,7 +8,7 @@ import trio
 
 from hvbridge import bridge, compose
 from hvbridge.commands.report import LogReporter
-from hvbridge.config import Config, EmulatorSettings, load_config
+from hvbridge.config import Config, EmulatorSettings, Machine, load_config
 from hvbridge.endpoint import Endpoint, HypervEndpoint, TcpEndpoint, parse_endpoint
 from hvbridge.transport.hyperv_guest import HypervGuestTransport
 from hvbridge.transport.network import Role
@@ -27,7 +27,7 @@ def in_a_linux_guest(endpoint: Endpoint, role: Role) -> str | None:
 
 
 def load(name: str, judge: object, environ: Mapping[str, str] = {}) -> Config:
-    return load_config(CONFIGS / name, environ=environ, endpoint_fault=lambda _: judge)
+    return load_config(CONFIGS / name, environ=environ, machine_of=lambda _: Machine(fault=judge))
 
 
 @pytest.mark.parametrize(
@@ -57,11 +57,11 @@ def test_the_windows_configs_speak_of_one_service() -> None:
 def test_demo_needs_no_machine_of_its_own() -> None:
     """The demo config brings the emulator, and is right on the machine as it is."""
 
-    def judge(emulator: EmulatorSettings | None) -> object:
+    def machine_of(emulator: EmulatorSettings | None) -> Machine:
         assert emulator is not None
-        return compose.network_of(emulator, {}).fault
+        return Machine(fault=compose.network_of(emulator, {}).fault)
 
-    load_config(CONFIGS / "demo.toml", environ={}, endpoint_fault=judge)
+    load_config(CONFIGS / "demo.toml", environ={}, machine_of=machine_of)
 
 
 async def test_demo_carries_a_connection(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ async def test_demo_carries_a_connection(tmp_path: Path) -> None:
         text = text.replace(f'"tcp://{written}"', f'"tcp://127.0.0.1:{port}"')
     file = tmp_path / "demo.toml"
     file.write_text(text, encoding="utf-8")
-    config = load_config(file, environ={}, endpoint_fault=lambda _: lambda _endpoint, _role: None)
+    config = load_config(file, environ={}, machine_of=lambda _: Machine())
     shutdown = bridge.Shutdown(grace=0)
 
     async def answer(stream: trio.SocketStream) -> None:

@@ -23,7 +23,7 @@ import typer
 
 from hvbridge.commands import console
 from hvbridge.commands.app import app
-from hvbridge.config import Config, ConfigError, load_config
+from hvbridge.config import Config, ConfigError, Machine, load_config
 from hvbridge.endpoint import EndpointError, parse_endpoint
 from hvbridge.splice import Reason
 from hvbridge.transport.errors import Cause, DialError, ListenError, dial_cause
@@ -105,7 +105,7 @@ def load(text: str, directory: Path, name: str = "config.toml") -> Config:
     file.write_text(text, encoding="utf-8")
     variables = dict.fromkeys(re.findall(r"\$\{(\w+)\}", text), "/run/user/1000")
     variables |= dict.fromkeys(re.findall(r"hyperv://\$\{(\w+)\}", text), str(uuid.uuid4()))
-    return load_config(file, environ=variables, endpoint_fault=lambda _: lambda _endpoint, _role: None)
+    return load_config(file, environ=variables, machine_of=lambda _: Machine())
 
 
 @every_page

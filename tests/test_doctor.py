@@ -489,6 +489,20 @@ def test_json(emulator: Path, capsys: pytest.CaptureFixture[str]) -> None:
     }
 
 
+def test_a_service_by_name(emulator: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A service is shown as the config calls it, and told to be registered with its id."""
+    config = write_config(emulator, "dev-box")
+    text = config.read_text(encoding="utf-8").replace("dev-box/ssh", "dev-box/web")
+    config.write_text(text.replace('dir = "vm"', 'dir = "vm"\nenforce_registration = true'), encoding="utf-8")
+    assert doctor(config, as_json=False) == 2
+    assert '"web" is not a service; ' in capsys.readouterr().err
+    EmulatorRegistry(emulator).register(Service(OLD, "web"))
+    doctor(config, as_json=False)
+    told = capsys.readouterr().out
+    assert "hyperv://dev-box/web" in told
+    assert f'service      {OLD} is registered as "web"' in told
+
+
 def test_as_a_program(emulator: Path) -> None:
     """It is a command of hvbridge, whose exit code and output programs can use."""
     command = [sys.executable, "-m", "hvbridge", "doctor", str(write_config(emulator, "old-box")), "--json"]

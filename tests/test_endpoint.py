@@ -14,11 +14,13 @@ from hvbridge.endpoint import (
     Endpoint,
     EndpointError,
     HypervEndpoint,
+    NamedHypervEndpoint,
     TcpEndpoint,
     UnixEndpoint,
     VsockEndpoint,
     parse_endpoint,
 )
+from hvbridge.registration import RegistrationError, Service
 
 GUID = UUID("6a0c8e2e-1b1d-4c3e-8d5f-00000000abcd")
 SSH = ids.service_id_of_port(22)
@@ -159,7 +161,10 @@ def test_any_text_is_an_endpoint_or_an_endpoint_error(text: str) -> None:
         ("hyperv:///ssh", "the VM is missing; write its name or GUID, or any, children, parent or loopback"),
         ("hyperv://parent/", "the service is missing; write a GUID, a vsock port, ssh or xrdp"),
         ("hyperv://parent/ssh/", '"ssh/" is not a service; did you mean ssh?'),
-        ("hyperv://parent/http", '"http" is not a service; write a GUID, a vsock port, ssh or xrdp'),
+        (
+            "hyperv://parent/http",
+            '"http" is not a service; write a GUID, a vsock port, ssh or xrdp; only a Hyper-V host has other names',
+        ),
         (f"hyperv://{ids.BROADCAST}/22", "broadcast carries no streams, and a Hyper-V socket is a stream; "),
         (f"hyperv://{{{GUID}/22", f'"{{{GUID}" is not a whole GUID; write 8-4-4-4-12 hexadecimal digits'),
         (
@@ -177,6 +182,104 @@ def test_what_is_no_endpoint_is_told_with_advice(text: str, message: str) -> Non
     """The message says what is wrong with which part, and what to write."""
     with pytest.raises(EndpointError, match="^" + re.escape(message)):
         parse_endpoint(text)
+
+
+class Registered:
+    """What a host has registered: services, or why they cannot be told."""
+
+    def __init__(self, *services: Service, error: str = "") -> None:
+        self._services, self._error = list(services), error
+        self.asked = False
+
+    def services(self) -> list[Service]:
+        self.asked = True
+        if self._error:
+            raise RegistrationError(self._error)
+        return self._services
+
+
+def on_host() -> Registered:
+    """A host with services of every kind of name."""
+    names = ["web", "my app", "Twin", "twin", "twins", "TWINS", "a/b", "22", str(GUID), "ssh", ""]
+    return Registered(*(Service(UUID(int=number), name) for number, name in enumerate(names, start=1)))
+
+
+@pytest.mark.parametrize(
+    ("text", "service", "canonical"),
+    [
+        ("web", 1, "web"),
+        ("WEB", 1, "web"),
+        ("my app", 2, "my app"),
+        ("Twin", 3, "Twin"),
+        ("twin", 4, "twin"),
+    ],
+)
+def test_a_service_is_called_as_it_is_registered(text: str, service: int, canonical: str) -> None:
+    """A name is read as it is registered, or else in any case, and is printed; the service is its id."""
+    endpoint = parse_endpoint(f"hyperv://parent/{text}", on_host())
+    assert endpoint == HypervEndpoint(ids.PARENT, UUID(int=service))
+    assert str(endpoint) == f"hyperv://parent/{canonical}"
+    assert parse_endpoint(str(endpoint), on_host()) == endpoint
+    named = parse_endpoint(f"hyperv://dev-box/{text}", on_host())
+    assert isinstance(named, NamedHypervEndpoint)
+    assert named == NamedHypervEndpoint("dev-box", UUID(int=service))
+    assert str(named) == f"hyperv://dev-box/{canonical}"
+    assert str(named.at(GUID)) == f"hyperv://{GUID}/{canonical}"
+
+
+@pytest.mark.parametrize("service", ["ssh", "XRDP", "22", str(GUID), f"{{{GUID}}}"])
+def test_the_registry_is_asked_only_for_what_the_grammar_does_not_know(service: str) -> None:
+    """Ids, ports and well-known names mean what they mean everywhere, whatever a host has registered."""
+    registered = on_host()
+    text = f"hyperv://parent/{service}"
+    assert str(parse_endpoint(text, registered)) == str(parse_endpoint(text))
+    parse_endpoint("tcp://web:80", registered)
+    assert not registered.asked
+
+
+@pytest.mark.parametrize(
+    ("service", "message"),
+    [
+        ("wbe", '"wbe" is not a service; did you mean web?'),
+        ("shs", '"shs" is not a service; did you mean ssh?'),
+        (
+            "http",
+            (
+                '"http" is not a service; write a GUID, a vsock port, ssh or xrdp, '
+                "or register it first: hvbridge services register NAME"
+            ),
+        ),
+        (
+            "Twins",
+            f'2 services are called "Twins"; write the id of one: {UUID(int=5)}, {UUID(int=6)}',
+        ),
+        ("a/b", '"a/b" is not a service; write a GUID, a vsock port, ssh or xrdp'),
+        ("", "the service is missing; "),
+        ("rdp", "Windows has no Hyper-V service for RDP; "),
+    ],
+)
+def test_what_no_service_is_called_is_told_with_advice(service: str, message: str) -> None:
+    """A name that is unknown, near another or not one alone says so, with what to write or to run."""
+    with pytest.raises(EndpointError) as caught:
+        parse_endpoint(f"hyperv://parent/{service}", on_host())
+    assert str(caught.value) == message or (message.endswith("; ") and str(caught.value).startswith(message))
+
+
+def test_rdp_may_be_registered() -> None:
+    """What is explained where nobody has it is a name as any other where somebody has registered it."""
+    rdp = Service(GUID, "rdp")
+    assert parse_endpoint("hyperv://parent/rdp", Registered(rdp)) == HypervEndpoint(ids.PARENT, GUID)
+
+
+def test_a_registry_that_cannot_be_read_is_told() -> None:
+    """Why a name cannot be looked up is an error of the endpoint that has it, and of no other."""
+    locked = Registered(error="the registry of Windows said: no")
+    told = (
+        'the service "web" cannot be looked up: the registry of Windows said: no; mend that, or write a GUID'
+    )
+    with pytest.raises(EndpointError, match="^" + re.escape(told)):
+        parse_endpoint("hyperv://parent/web", locked)
+    assert parse_endpoint("hyperv://parent/ssh", locked) == HypervEndpoint(ids.PARENT, SSH)
 
 
 def test_importing_endpoints_loads_nothing_heavy() -> None:

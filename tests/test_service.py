@@ -17,6 +17,7 @@ from hvbridge.commands import service as commands
 from hvbridge.commands.app import app
 from hvbridge.commands.check import load_for_any_machine
 from hvbridge.config import ConfigError, load_config
+from hvbridge.config import Machine as AnyMachine
 from hvbridge.endpoint import parse_endpoint
 from hvbridge.forward import Record
 from hvbridge.service import Installation, Installed, NotElevatedError, ServiceError
@@ -120,7 +121,7 @@ async def test_its_patience_ends(
 
 def faulty_config() -> ConfigError:
     with pytest.raises(ConfigError) as raised:
-        load_config("nowhere.toml", environ={}, endpoint_fault=lambda _: lambda *_: None)
+        load_config("nowhere.toml", environ={}, machine_of=lambda _: AnyMachine())
     return raised.value
 
 

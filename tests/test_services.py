@@ -147,6 +147,22 @@ def test_a_config_registers_what_it_needs(host: Host, tmp_path: Path) -> None:
     assert told == "no forward has a hyperv endpoint, so no service is needed\n"
 
 
+def test_a_config_calls_services_by_name(host: Host, tmp_path: Path) -> None:
+    """A config may call a service as it is registered; nothing is left to register then, and the name is its own."""
+    config = write_config(tmp_path / "config.toml", ("a", "127.0.0.1:0", f"hyperv://{VM}/Web"))
+    code, told = host.fails("check", config)
+    assert code == 2
+    assert '"Web" is not a service; write a GUID, a vsock port, ssh or xrdp, or register it first' in told
+    assert host.fails("services", "register", "--from", config) == (code, told)
+    host("services", "register", "web", "--id", RDP)
+    told = host("services", "register", "--from", config)
+    assert told == "every service that the config needs is registered already\n"
+    (plan,) = json.loads(host("check", config, "--json"))["forwards"]
+    assert plan["connect"] == f"hyperv://{VM}/web"
+    assert '"ElementName"="web"' in host("services", "register", "--from", config, "--export", "reg")
+    assert host("guid", "web") == f"{RDP}\n"
+
+
 MISTAKES = [
     (["register"], 2, "write either a NAME"),
     (["register", "a", "--from", "x.toml"], 2, "write either a NAME"),
@@ -161,6 +177,7 @@ MISTAKES = [
     (["register", "a/b"], 2, '"a/b" cannot stand in an endpoint'),
     (["register", " a"], 2, '" a" cannot stand in an endpoint'),
     (["register", ""], 2, '"" cannot stand in an endpoint'),
+    (["register", "{a}"], 2, '"{a}" cannot stand in an endpoint'),
     (["register", "a\nb"], 2, '"a\\nb" cannot stand in an endpoint'),
     (["register", "a", "--export", "txt"], 2, "'txt' is not one of 'reg', 'powershell'"),
     (["unregister", "taken!"], 2, 'no service is called "taken!"; did you mean "taken"?'),
@@ -236,7 +253,7 @@ def test_without_a_host_it_is_told_where_to_go(arguments: list[str]) -> None:
     """On a machine that is no host the message says where services are registered, and what works here."""
     code, told = Host().fails("services", *arguments)
     assert code == 1
-    assert "services are registered on a Windows host; run this there, or let --export" in told
+    assert "registered on a Hyper-V host, and this machine is none; run this there, or let --export" in told
 
 
 def test_a_vm_has_no_registry(tmp_path: Path) -> None:
@@ -249,7 +266,10 @@ def test_a_vm_has_no_registry(tmp_path: Path) -> None:
     code, told = Host().fails("services", "register", "--from", config)
     assert (code, told) == (
         1,
-        "hvbridge: services are registered on the host, and this is a VM; run this on the host",
+        (
+            "hvbridge: services are registered on a Hyper-V host, and this machine is none; run this there, "
+            "or let --export reg or --export powershell write down here what to register"
+        ),
     )
 
 

@@ -16,7 +16,9 @@ from hvbridge.commands.ssh_config import (
     proxy_command,
     uninstall_from,
 )
-from hvbridge.config import Config, load_config
+from hvbridge.config import Config, Machine, load_config
+from hvbridge.ids import service_id_of_port
+from hvbridge.registration import Service
 
 VM = "11111111-1111-1111-1111-111111111111"
 LINE = b"Include hvbridge.conf\n"
@@ -28,7 +30,7 @@ def config_of(directory: Path, *forwards: str) -> Config:
     file = directory / "config.toml"
     text = "\n".join(f"[[forward]]\nlisten = '127.0.0.1:{2200 + n}'\n{f}" for n, f in enumerate(forwards))
     file.write_text(text, encoding="utf-8")
-    return load_config(file, environ={}, endpoint_fault=lambda _: lambda _endpoint, _role: None)
+    return load_config(file, environ={}, machine_of=lambda _: Machine())
 
 
 @pytest.mark.parametrize(
@@ -74,6 +76,20 @@ def test_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         f"\nHost a-ssh\n    HostKeyAlias a-ssh\n    ProxyCommand {commands[0]}\n"
         f"\nHost b\n    HostKeyAlias b\n    ProxyCommand {commands[1]}\n"
     )
+
+
+def test_a_service_by_name(tmp_path: Path) -> None:
+    """A service keeps its name, which is looked up at each connection, and is for ssh where its id is."""
+    mine = Service(service_id_of_port(22), "my sshd")
+
+    class Registry:
+        def services(self) -> list[Service]:
+            return [mine]
+
+    file = tmp_path / "config.toml"
+    file.write_text("[[forward]]\nname = 'a'\nlisten = '127.0.0.1:1'\nconnect = 'hyperv://dev-box/my sshd'\n")
+    config = load_config(file, environ={}, machine_of=lambda _: Machine(Registry()))
+    assert proxy_command(["hyperv://dev-box/my sshd"]) in hosts(config)
 
 
 def test_no_forward_for_ssh_is_told(tmp_path: Path) -> None:

@@ -310,7 +310,7 @@ def service_run(config: ConfigFile, grace: Grace = "10s") -> None:
 def guid(
     value: Annotated[
         str | None,
-        typer.Argument(metavar="PORT|GUID|NAME", help="A vsock port, a service GUID, or a well-known name."),
+        typer.Argument(metavar="PORT|GUID|NAME", help="A vsock port, a service GUID, or a service's name."),
     ] = None,
 ) -> None:
     """Translate a vsock port to its service GUID and back; without a value, make a fresh service GUID."""

@@ -7,7 +7,6 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import typer
@@ -16,9 +15,7 @@ from rich.console import Console
 from hvbridge import compose
 from hvbridge.commands.console import EXIT_OK, EXIT_USAGE, complain
 from hvbridge.commands.tables import print_forwards
-from hvbridge.config import Config, ConfigError, EmulatorSettings, Forward, load_config
-from hvbridge.endpoint import Endpoint
-from hvbridge.transport.transport import Role
+from hvbridge.config import Config, ConfigError, EmulatorSettings, Forward, Machine, load_config
 from hvbridge.units import format_duration
 
 
@@ -49,14 +46,17 @@ def check(path: Path, *, as_json: bool) -> int:
 
 
 def load(path: Path) -> Config:
-    """Load and check a config for this machine. Raises `ConfigError`."""
-    return load_config(path, environ=os.environ, endpoint_fault=_endpoint_fault)
+    """Load and check a config for this machine.
+
+    Raises `ConfigError`; ValueError where the environment names a partition that is none.
+    """
+    return load_config(path, environ=os.environ, machine_of=_machine_of)
 
 
 def load_for_any_machine(path: Path) -> Config:
-    """Load a config for what can be told without this machine's sockets. Raises `ConfigError`."""
+    """Load a config for what can be told without this machine's sockets. Raises as `load`."""
     return load_config(
-        path, environ=os.environ, endpoint_fault=lambda _emulator: lambda _endpoint, _role: None
+        path, environ=os.environ, machine_of=lambda table: Machine(_machine_of(table).services)
     )
 
 
@@ -66,8 +66,9 @@ def print_faults(error: ConfigError) -> None:
         print(fault, file=sys.stderr)  # noqa: T201
 
 
-def _endpoint_fault(emulator: EmulatorSettings | None) -> Callable[[Endpoint, Role], str | None]:
-    return compose.network_of(emulator, os.environ).fault
+def _machine_of(emulator: EmulatorSettings | None) -> Machine:
+    network = compose.network_of(emulator, os.environ)
+    return Machine(network.services, network.fault)
 
 
 def _plan_row(forward: Forward) -> tuple[str, ...]:

@@ -27,10 +27,10 @@ _STDIN, _STDOUT = 0, 1
 def connect(target: str, *, dial_timeout: str, connect_mode: str) -> int:
     """Splice standard input and output with ``target``; return the exit code."""
     try:
-        endpoint = parse_endpoint(target)
+        network = network_from_environment(os.environ)
+        endpoint = parse_endpoint(target, network.services)
         timeout = parse_duration(dial_timeout, off=True)
         mode = _connect_mode(connect_mode)
-        network = network_from_environment(os.environ)
         if fault := connect_fault(endpoint) or network.fault(endpoint, "connect"):
             raise ValueError(f"{endpoint}: {fault}")
     except ValueError as error:

@@ -5,7 +5,6 @@ Owns: what is looked at, and how findings are shown. Refuses: the checks (`hvbri
 
 import json
 import os
-import sys
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -19,13 +18,10 @@ from hvbridge import compose
 from hvbridge.commands.check import load_for_any_machine, print_faults
 from hvbridge.commands.console import EXIT_FAILURE, EXIT_OK, EXIT_USAGE, complain
 from hvbridge.commands.program import command_line
-from hvbridge.config import Config, ConfigError, EmulatorSettings, Forward
+from hvbridge.config import Config, ConfigError, Forward
 from hvbridge.doctor import Finding, State
 from hvbridge.doctor.checklist import Patient, examine
 from hvbridge.doctor.machine import Machine
-from hvbridge.ids import HOST
-from hvbridge.registration import ServiceRegistry
-from hvbridge.transport.emulator_services import EmulatorRegistry
 
 _MARKS = {
     State.OK: ("✓", "+", "green"),
@@ -122,22 +118,13 @@ def _for_programs(finding: Finding) -> dict[str, str | None]:
 def _patient(path: Path | None, config: Config | None) -> Patient:
     """Raises ValueError for an environment that names no partition."""
     settings = None if config is None else config.emulator
+    network = compose.network_of(settings, os.environ)
+    emulator = settings.dir if settings else os.environ.get("HVBRIDGE_EMULATOR", "")
+    must_register = settings.enforce_registration if settings else not emulator
     return Patient(
-        compose.network_of(settings, os.environ),
-        _registry(settings),
-        settings.dir if settings else os.environ.get("HVBRIDGE_EMULATOR", ""),
+        network,
+        network.services if must_register else None,
+        emulator,
         () if config is None else config.forwards,
         "" if path is None else command_line("services", "register", "--from", str(path.absolute())),
     )
-
-
-def _registry(settings: EmulatorSettings | None) -> ServiceRegistry | None:
-    """Where the services of this host must be registered; None where they need not be."""
-    if settings is not None:
-        enforced = settings.enforce_registration and settings.partition == HOST
-        return EmulatorRegistry(Path(settings.dir)) if enforced else None
-    if os.environ.get("HVBRIDGE_EMULATOR") or sys.platform != "win32":
-        return None
-    from hvbridge.registration.windows import WindowsRegistry
-
-    return WindowsRegistry()

@@ -1,12 +1,14 @@
-"""`hvbridge guid`: vsock ports, service GUIDs and well-known names."""
+"""`hvbridge guid`: vsock ports, service GUIDs and the names of services."""
 
+import os
 import uuid
 
 import typer
 
 from hvbridge.commands.console import EXIT_OK, EXIT_USAGE, complain
-from hvbridge.endpoint import EndpointError, parse_service
-from hvbridge.ids import port_of_service_id
+from hvbridge.endpoint import parse_service
+from hvbridge.ids import parse_guid, port_of_service_id
+from hvbridge.transport.network import network_from_environment
 
 
 def guid(value: str | None) -> int:
@@ -15,15 +17,14 @@ def guid(value: str | None) -> int:
         typer.echo(uuid.uuid4())
         return EXIT_OK
     try:
-        service = parse_service(value)
-    except EndpointError as error:
+        service = parse_service(value, network_from_environment(os.environ).services).id
+    except ValueError as error:
         complain(error)
         return EXIT_USAGE
-    port = port_of_service_id(service)
-    asked_with_guid = "-" in value and value.strip("{}").count("-") == 4
-    if not asked_with_guid:
+    if parse_guid(value) is None:
         typer.echo(service)
         return EXIT_OK
+    port = port_of_service_id(service)
     if port is None:
         complain(f"{service} is no GUID of the vsock template (PPPPPPPP-facb-11e6-bd58-64006a7986d3)")
         return EXIT_USAGE

@@ -6,7 +6,6 @@ Owns: which services a name or a config asks for, and what is told of each. Refu
 
 import json
 import os
-import sys
 import uuid
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -17,27 +16,17 @@ from uuid import UUID
 import typer
 from rich.console import Console
 
+from hvbridge import compose
 from hvbridge.commands.check import load_for_any_machine, print_faults
 from hvbridge.commands.console import EXIT_FAILURE, EXIT_OK, EXIT_USAGE, complain
 from hvbridge.commands.program import command_line
 from hvbridge.commands.tables import print_table
 from hvbridge.config import Config, ConfigError, EmulatorSettings
-from hvbridge.endpoint import HypervEndpoint, NamedHypervEndpoint
-from hvbridge.ids import (
-    HOST,
-    WELL_KNOWN_SERVICES,
-    parse_guid,
-    parse_partition,
-    port_of_service_id,
-    service_id_of_port,
-)
-from hvbridge.registration import NotElevatedError, RegistrationError, Service, ServiceRegistry
+from hvbridge.endpoint import MAX_NAME, HypervEndpoint, NamedHypervEndpoint, is_service_name
+from hvbridge.ids import WELL_KNOWN_SERVICES, parse_guid, port_of_service_id, service_id_of_port
+from hvbridge.registration import NotElevatedError, RegistrationError, Service, ServiceRegistry, find
 from hvbridge.registration.export import FORMS
-from hvbridge.transport.emulator_services import EmulatorRegistry
 from hvbridge.wording import nearest, printable, quote
-
-_LONGEST_NAME = 100
-"""Characters; as in the name of a VM, beside which it stands in an endpoint."""
 
 P = ParamSpec("P")
 
@@ -158,22 +147,13 @@ def _change(
 
 def _registry(emulator: EmulatorSettings | None) -> ServiceRegistry:
     """The registry of the host that the config, else the environment, emulates, or of this machine."""
-    directory = os.environ.get("HVBRIDGE_EMULATOR", "")
-    partition = parse_partition(os.environ.get("HVBRIDGE_PARTITION") or "host") if directory else HOST
-    if emulator is not None:
-        directory, partition = emulator.dir, emulator.partition
-    if partition != HOST:
-        raise RegistrationError("services are registered on the host, and this is a VM; run this on the host")
-    if directory:
-        return EmulatorRegistry(Path(directory))
-    if sys.platform != "win32":
+    registry = compose.network_of(emulator, os.environ).services
+    if registry is None:
         raise RegistrationError(
-            "services are registered on a Windows host; run this there, "
+            "services are registered on a Hyper-V host, and this machine is none; run this there, "
             "or let --export reg or --export powershell write down here what to register"
         )
-    from hvbridge.registration.windows import WindowsRegistry
-
-    return WindowsRegistry()
+    return registry
 
 
 def _known(emulator: EmulatorSettings | None, export: str | None) -> list[Service]:
@@ -186,12 +166,14 @@ def _known(emulator: EmulatorSettings | None, export: str | None) -> list[Servic
 
 
 def _needed(config: Config) -> list[Service]:
-    """The services of a config's endpoints, named for the forwards that use them first."""
+    """The services of a config's endpoints, by the names that it calls them, else for the forward that is first."""
     needed: dict[UUID, str] = {}
     for forward in config.forwards:
         for endpoint in (forward.connect, forward.listen):
             if isinstance(endpoint, HypervEndpoint | NamedHypervEndpoint):
                 needed.setdefault(endpoint.service, f"hvbridge {forward.name}")
+                if endpoint.service_name:
+                    needed[endpoint.service] = endpoint.service_name
     return [Service(service_id, name) for service_id, name in needed.items()]
 
 
@@ -204,9 +186,10 @@ def _service(name: str, service_id: str | None, port: int | None, known: Sequenc
         raise ValueError(
             f"{quote(name)} is an id, not a name; write a name, and the id behind --id or --port"
         )
-    if not name or name != name.strip() or not name.isprintable() or "/" in name or len(name) > _LONGEST_NAME:
+    if not is_service_name(name):
         raise ValueError(
-            f"{quote(name)} cannot stand in an endpoint; write a name of up to {_LONGEST_NAME} characters without /"
+            f"{quote(name)} cannot stand in an endpoint; "
+            f"write a name of up to {MAX_NAME} characters, without / and unlike a GUID"
         )
     if well_known is not None:
         if asked not in (None, well_known.id):
@@ -234,13 +217,9 @@ def _asked_id(service_id: str | None, port: int | None) -> UUID | None:
 
 
 def _id_of(name: str, known: Sequence[Service]) -> UUID:
-    matches = [service for service in known if service.name == name]
-    matches = matches or [service for service in known if service.name.casefold() == name.casefold()]
-    if len(matches) > 1:
-        choices = ", ".join(str(service.id) for service in matches)
-        raise ValueError(f"{len(matches)} services are called {quote(name)}; write the id of one: {choices}")
-    if matches:
-        return matches[0].id
+    found = find(name, known)
+    if found is not None:
+        return found.id
     if name.casefold() in WELL_KNOWN_SERVICES:
         return WELL_KNOWN_SERVICES[name.casefold()].id
     near = nearest(name, (service.name for service in known))

@@ -1,13 +1,14 @@
 """From a file to a `Config`, or to all that is wrong with it in one go.
 
 Owns: reading, environment variables, defaults, and the rules that span several keys.
-Refuses: what this machine can do; the caller judges that, endpoint by endpoint.
+Refuses: what this machine can do, and what it calls its services; the caller knows that.
 """
 
 import os
 import pathlib
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import tomli
@@ -16,26 +17,39 @@ from pydantic import ValidationError
 from hvbridge import rules
 from hvbridge.config.faults import ConfigError, Fault, Path, is_unknown_key, of_shape, of_syntax
 from hvbridge.config.models import Config, EmulatorSettings, Settings
-from hvbridge.endpoint import Endpoint, parse_endpoint
+from hvbridge.endpoint import Endpoint, EndpointError, parse_endpoint
+from hvbridge.registration import RegistrationError, Service, ServiceNames
 from hvbridge.wording import nearest, printable, quote
 
 Role = Literal["listen", "connect"]
-EndpointFault = Callable[[EmulatorSettings | None], Callable[[Endpoint, Role], str | None]]
-"""Given the [emulator] table, returns what says why this machine cannot use an endpoint in a role."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What must be known of the machine that a config is for."""
+
+    services: ServiceNames | None = None
+    """What it calls its services; None where it has no names for them."""
+    fault: Callable[[Endpoint, Role], str | None] = lambda _endpoint, _role: None
+    """Says why it cannot use an endpoint in a role; by default it can use all."""
+
 
 _VARIABLE = re.compile(r"\$(\$?)\{([^{}]*)(\}?)")
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 def load_config(
-    path: str | os.PathLike[str], *, environ: Mapping[str, str], endpoint_fault: EndpointFault
+    path: str | os.PathLike[str],
+    *,
+    environ: Mapping[str, str],
+    machine_of: Callable[[EmulatorSettings | None], Machine],
 ) -> Config:
     """Read a config file.
 
     Args:
         path: the file; messages name it as it is written here.
         environ: the variables for ``${NAME}`` in strings.
-        endpoint_fault: judges what depends on this machine.
+        machine_of: given the [emulator] table, returns the machine that the config is for.
 
     Raises:
         ConfigError: with every fault of the file.
@@ -47,9 +61,11 @@ def load_config(
     document = _expanded((), document, environ, found)
     _place_emulator(document, file)
     inherited = _inherit_defaults(document)
+    machine = _machine(document, machine_of)
+    _read_endpoints(document, machine.services, found)
     config = _validated(document, inherited, found)
     _check_names(document, found)
-    _check_endpoints(document, _judge(document, endpoint_fault), found)
+    _check_endpoints(document, machine.fault, found)
     if config is None or found.faults:
         raise ConfigError(found.located(file, text, document))
     return config
@@ -191,6 +207,33 @@ def _inherit_defaults(document: dict[str, Any]) -> set[Path]:
     return inherited
 
 
+def _machine(document: dict[str, Any], machine_of: Callable[[EmulatorSettings | None], Machine]) -> Machine:
+    table = document.get("emulator")
+    try:
+        return machine_of(None if table is None else EmulatorSettings.model_validate(table))
+    except ValidationError:  # is told in its place; what this machine can do shows once it is mended
+        return Machine(_Unreadable())
+
+
+class _Unreadable:
+    """Stands for the names of a machine that cannot be told, because [emulator] is faulty."""
+
+    def services(self) -> list[Service]:
+        raise RegistrationError("[emulator] is faulty")
+
+
+def _read_endpoints(document: dict[str, Any], services: ServiceNames | None, found: _Findings) -> None:
+    """Put endpoints in the places of their texts, as far as those are endpoints."""
+    for index, table in _forwards(document):
+        for key in ("listen", "connect"):
+            path, text = ("forward", index, key), table.get(key)
+            if isinstance(text, str) and not found.spoils(path):
+                try:
+                    table[key] = parse_endpoint(text, services)
+                except EndpointError as error:
+                    found.add(path, str(error))
+
+
 def _validated(document: dict[str, Any], inherited: set[Path], found: _Findings) -> Config | None:
     try:
         return Config.model_validate(document)
@@ -220,9 +263,8 @@ def _check_endpoints(
         if table.get("idle_save", "off") != "off" and table.get("start", False) is False:
             message = "only what hvbridge started is saved by it; add start = true, or leave idle_save out"
             found.add(("forward", index, "idle_save"), message)
-        listen = _endpoint(("forward", index, "listen"), table, found)
-        connect = _endpoint(("forward", index, "connect"), table, found)
-        if listen is not None:
+        listen, connect = table.get("listen"), table.get("connect")
+        if isinstance(listen, Endpoint):
             path = ("forward", index, "listen")
             faults = [judge(listen, "listen")]
             if table.get("expose", False) is False:
@@ -236,27 +278,11 @@ def _check_endpoints(
             listeners.append((index, listen))
             for message in filter(None, faults):
                 found.add(path, message)
-        if connect is not None:
+        if isinstance(connect, Endpoint):
             if table.get("start") is True and (fault := rules.start_fault(connect)):
                 found.add(("forward", index, "start"), fault)
             fault = rules.connect_fault(connect) or judge(connect, "connect")
-            if fault is None and listen is not None:
+            if fault is None and isinstance(listen, Endpoint):
                 fault = rules.loop_fault(listen, connect)
             if fault:
                 found.add(("forward", index, "connect"), fault)
-
-
-def _endpoint(path: Path, table: dict[str, Any], found: _Findings) -> Endpoint | None:
-    """The endpoint at ``path``, when it is one; that it is none has been found before."""
-    text = table.get(str(path[-1]))
-    if not isinstance(text, str) or found.spoils(path):
-        return None
-    return parse_endpoint(text)
-
-
-def _judge(document: dict[str, Any], endpoint_fault: EndpointFault) -> Callable[[Endpoint, Role], str | None]:
-    table = document.get("emulator")
-    try:
-        return endpoint_fault(None if table is None else EmulatorSettings.model_validate(table))
-    except ValidationError:  # found before; what this machine can do shows once it is mended
-        return lambda _endpoint, _role: None

@@ -89,6 +89,8 @@ def _buffer(value: object) -> int | None:
 
 
 def _endpoint(value: object) -> Endpoint:
+    if isinstance(value, Endpoint):  # the loader has read it, with the machine's names of services
+        return value
     if not isinstance(value, str):
         raise ValueError(
             f'{kind_of(value)} is not an endpoint; write one in quotes, as in "tcp://127.0.0.1:2222"'

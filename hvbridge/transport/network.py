@@ -21,6 +21,7 @@ from hvbridge.endpoint import (
     VsockEndpoint,
 )
 from hvbridge.ids import HOST, parse_partition
+from hvbridge.registration import ServiceRegistry
 from hvbridge.stream import SocketStream
 from hvbridge.transport import tcp
 from hvbridge.transport.errors import Cause, DialError, ListenError
@@ -47,11 +48,14 @@ _TO_EMULATE = (
 class Network:
     """Dials and listens on endpoints of every scheme, on the machine as it is or as it is emulated.
 
-    ``vms`` is the directory of this host's VMs; None where VMs have no names.
+    ``vms`` is the directory of this host's VMs, and ``services`` the registry of its services; None on what is no host.
     """
 
-    def __init__(self, hyperv: Transport, vms: VmDirectory | None = None) -> None:
+    def __init__(
+        self, hyperv: Transport, vms: VmDirectory | None = None, services: ServiceRegistry | None = None
+    ) -> None:
         self.vms = vms
+        self.services = services
         self._resolver = None if vms is None else VmResolver(vms)
         self._transports: dict[type[Endpoint], Transport] = {
             TcpEndpoint: tcp,
@@ -112,13 +116,14 @@ class _Unavailable:
 
 def native_network() -> Network:
     """The network of this machine as it is: Windows, a Linux guest of Hyper-V, or neither."""
-    return Network(_native_hyperv(), _native_vms())
+    return Network(_native_hyperv(), _native_vms(), _native_services())
 
 
 def emulated_network(directory: Path, partition: UUID, *, enforce_registration: bool) -> Network:
     """A network whose hyperv endpoints meet other processes in ``directory``."""
     # Imported here, for a machine with Hyper-V has no use for them.
     from hvbridge.transport.emulator import EmulatorTransport
+    from hvbridge.transport.emulator_services import EmulatorRegistry
     from hvbridge.transport.emulator_vms import EmulatorDirectory
 
     if sys.platform == "win32":
@@ -126,7 +131,9 @@ def emulated_network(directory: Path, partition: UUID, *, enforce_registration: 
     else:
         from hvbridge.transport import emulator_unix as carrier
     transport = EmulatorTransport(directory, partition, carrier, enforce_registration=enforce_registration)
-    return Network(transport, EmulatorDirectory(directory) if partition == HOST else None)
+    if partition != HOST:
+        return Network(transport)
+    return Network(transport, EmulatorDirectory(directory), EmulatorRegistry(directory))
 
 
 def network_from_environment(environ: Mapping[str, str]) -> Network:
@@ -167,6 +174,14 @@ def _native_vms() -> VmDirectory | None:
     from hvbridge.vms.powershell import PowerShellDirectory
 
     return PowerShellDirectory()
+
+
+def _native_services() -> ServiceRegistry | None:
+    if sys.platform != "win32":
+        return None
+    from hvbridge.registration.windows import WindowsRegistry
+
+    return WindowsRegistry()
 
 
 def _unix() -> Transport:

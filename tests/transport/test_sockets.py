@@ -5,6 +5,7 @@ import socket
 import stat
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import trio
@@ -274,6 +275,8 @@ async def test_every_dial_has_a_deadline(autojump_clock: trio.testing.MockClock)
 def on_platform(monkeypatch: pytest.MonkeyPatch, platform: str, *, vmbus: bool = False) -> Network:
     """The network that a machine of another platform would have."""
     monkeypatch.setattr(network_module.sys, "platform", platform)  # type: ignore[attr-defined]
+    registry = SimpleNamespace(WindowsRegistry=object)  # the real one imports what only Windows has
+    monkeypatch.setitem(sys.modules, "hvbridge.registration.windows", registry)
     monkeypatch.setattr(network_module.Path, "exists", lambda self: vmbus)  # type: ignore[attr-defined]
     return native_network()
 

@@ -16,6 +16,7 @@ from .partitions import GUEST, HOST, Partitions, needs_partitions
 
 pytestmark = needs_partitions
 
+APP = "b1d00d3d-3c6e-4f2b-9a54-d5f3a0c7e81b"
 BREAKABLE = (sys.executable, str(Path(__file__).with_name("breakable.py")))
 StartService = Callable[[Callable[[socket.socket], None]], Service]
 
@@ -149,6 +150,23 @@ def test_connect_says_what_failed(partitions: Partitions, state: str, number: st
     assert done.returncode == 1
     assert number in line or (state == "silent" and "nobody answers" in line)
     assert "; " in line
+
+
+def test_a_registered_name_is_the_service(
+    partitions: Partitions, place: Place, service: StartService
+) -> None:
+    """A service of the registry of Windows is dialled by its name, in a config and by `connect`."""
+    partitions.require_registration()
+    assert run(*MODULE, "services", "register", "my app", "--id", APP).returncode == 0
+    bridge(place, partitions, GUEST, f"hyperv://parent/{APP}", service(echo).endpoint)
+    host = bridge(place, partitions, HOST, "127.0.0.1:0", f"hyperv://{GUEST}/My App")
+    with host.dial("it") as client:
+        assert talk(client) == b"hello"
+    done = run(*MODULE, "connect", f"hyperv://{GUEST}/my app", send=b"hello")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"hello", b"")
+    done = run(*MODULE, "connect", f"hyperv://{GUEST}/my ap")
+    assert done.returncode == 2
+    assert b'"my ap" is not a service; did you mean my app?' in done.stderr
 
 
 def test_break_drains(partitions: Partitions, place: Place, service: StartService) -> None:

@@ -15,7 +15,7 @@ import pytest
 import trio
 
 from hvbridge import bridge, compose
-from hvbridge.config import load_config
+from hvbridge.config import Machine, load_config
 from hvbridge.service.events import Event
 
 if sys.platform != "win32":
@@ -140,7 +140,7 @@ async def serve_vm(directory: Path, task_status: trio.TaskStatus[None]) -> None:
         [listener] = await nursery.start(partial(trio.serve_tcp, echo, 0, host="127.0.0.1"))
         port = listener.socket.getsockname()[1]
         path = write_config(directory / "guest.toml", VM, "hyperv://parent/7", f"tcp://127.0.0.1:{port}")
-        config = load_config(path, environ={}, endpoint_fault=lambda _: lambda _endpoint, _role: None)
+        config = load_config(path, environ={}, machine_of=lambda _: Machine())
         network = compose.network_of(config.emulator, {})
         await compose.run(config, network, bridge.Shutdown(0), Reporter())
 
