@@ -48,7 +48,7 @@ class Record:
     """Bytes each way, and why it ended."""
     bug: Exception | None = None
     """An exception that no peer can cause: a fault of this program."""
-    id: int = field(default_factory=lambda: next(_ids))
+    id: int = field(default_factory=_ids.__next__)
     """Counts the connections of this process, from 1."""
 
 
@@ -106,11 +106,12 @@ class Forward:
                     continue
                 is_exhausted_told = False
                 self._places.free -= len(clients)
+                now = trio.current_time()
                 for client in clients:
-                    connections.start_soon(self._connection, client)
+                    connections.start_soon(self._connection, client, now)
 
-    async def _connection(self, client: SocketStream) -> None:
-        record = Record(self.name, client.peer, self._dialer.upstream, trio.current_time())
+    async def _connection(self, client: SocketStream, accepted: float) -> None:
+        record = Record(self.name, client.peer, self._dialer.upstream, accepted)
         transfer = record.transfer
         try:
             await client.do_handshake()

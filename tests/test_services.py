@@ -56,21 +56,13 @@ def write_config(path: Path, *forwards: tuple[str, str, str], head: str = "") ->
     return path
 
 
-@pytest.fixture(
-    params=[
-        "emulator",
-        pytest.param(
-            "windows",
-            marks=pytest.mark.skipif(sys.platform != "win32", reason="the registry is there on Windows only"),
-        ),
-    ]
-)
+@pytest.fixture(params=["emulator", "windows"])
 def host(request: pytest.FixtureRequest, tmp_path: Path) -> Host:
     """A host on which nothing is registered."""
-    host = Host(tmp_path / "vm" if request.param == "emulator" else None)
-    for service_id in host.services():
-        host("services", "unregister", service_id)
-    return host
+    if request.param == "emulator":
+        return Host(tmp_path / "vm")
+    request.getfixturevalue("windows_registry")
+    return Host()
 
 
 def test_registered_listed_unregistered(host: Host) -> None:

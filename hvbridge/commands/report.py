@@ -15,14 +15,13 @@ from hvbridge.forward import Record
 from hvbridge.splice import Reason
 from hvbridge.transport.errors import DialError
 
-logger = structlog.get_logger()
-
 
 class LogReporter:
     """Logs what happens; that it is ready it shows on ``console`` instead, where there is a person to see it."""
 
     def __init__(self, console: Console | None) -> None:
         self._console = console
+        self._log = structlog.get_logger().bind()  # logging is set up by now; unbound, each call would look
 
     def ready(self, forwards: Sequence[Bound]) -> None:
         """As `compose.Reporter.ready`."""
@@ -30,7 +29,7 @@ class LogReporter:
             show_ready(forwards, self._console)
             return
         lines = [{"forward": f.name, "listen": list(f.listen), "connect": f.connect} for f in forwards]
-        logger.info("ready", forwards=lines)
+        self._log.info("ready", forwards=lines)
 
     def closed(self, record: Record) -> None:
         """Write the closing record of a connection."""
@@ -40,7 +39,7 @@ class LogReporter:
             level = logging.ERROR
         elif transfer.reason is Reason.DIAL_FAILED:
             level = logging.WARNING
-        if not logger.is_enabled_for(level):  # thousands of connections a second may close unseen
+        if not self._log.is_enabled_for(level):  # thousands of connections a second may close unseen
             return
         fields = {
             "id": record.id,
@@ -57,22 +56,24 @@ class LogReporter:
             fields["detail"] = transfer.detail
         if record.bug is not None:
             fields["exc_info"] = record.bug
-        logger.log(level, "connection closed", **fields)
+        self._log.log(level, "connection closed", **fields)
 
     def upstream_changed(self, forward: str, error: DialError | None) -> None:
         """Log once that an upstream is down, and once that it is up again."""
         if error is None:
-            logger.info("upstream is up", forward=forward)
+            self._log.info("upstream is up", forward=forward)
         else:
-            logger.warning("upstream is down", forward=forward, upstream=str(error.endpoint), cause=error.why)
+            self._log.warning(
+                "upstream is down", forward=forward, upstream=str(error.endpoint), cause=error.why
+            )
 
     def exhausted(self, forward: str, error: OSError) -> None:
         """Log that no connection can be accepted for a while."""
-        logger.warning("accepting pauses", forward=forward, cause=str(error))
+        self._log.warning("accepting pauses", forward=forward, cause=str(error))
 
     def vm_changed(self, vm: str, what: str) -> None:
         """Log that a VM was started or saved."""
-        logger.info("vm changed", vm=vm, change=what)
+        self._log.info("vm changed", vm=vm, change=what)
 
 
 def show_ready(forwards: Sequence[Bound], console: Console) -> None:

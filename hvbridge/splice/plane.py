@@ -20,18 +20,19 @@ import trio
 
 assert sys.platform == "linux"
 
-from hvbridge.splice.limits import Limits
-from hvbridge.splice.pair import CLIENT, UPSTREAM, Pair
-from hvbridge.splice.portable import PortableSplicer
-from hvbridge.splice.pump import (
+from hvbridge.splice.bulk import (
     BLOCKED,
+    DRAINED,
     ENDED,
     UNFINISHED,
-    Pump,
     ReadFailedError,
     Shared,
     WriteFailedError,
 )
+from hvbridge.splice.limits import Limits
+from hvbridge.splice.pair import CLIENT, UPSTREAM, Pair
+from hvbridge.splice.portable import PortableSplicer
+from hvbridge.splice.pump import Pump
 from hvbridge.splice.transfer import Transfer
 from hvbridge.splice.watch import Watch
 from hvbridge.stream import SocketStream, Stream
@@ -46,6 +47,8 @@ _EVENTS_AT_ONCE = 256
 _FEW_LOOKS = 16
 _MANY_LOOKS = 100
 """Looks at an epoll with nothing ready: some 5 and some 30 µs."""
+_WAITS_OF_BULK = 16
+"""Times that the plane's task waits at once after bulk has moved."""
 
 _SLICE = 0.001
 """Seconds that the plane goes on while sockets are ready, before trio's other tasks have their turn."""
@@ -131,13 +134,17 @@ class PlaneSplicer:
         """Look some times more before the plane's task waits: an answer is often on its way.
 
         Waiting costs as much as `_FEW_LOOKS`, and more where a CPU that went to sleep must wake. So it looks that
-        often, and up to `_MANY_LOOKS` for as long as that has just paid.
+        often, and up to `_MANY_LOOKS` for as long as that has just paid. While bulk moves it does not: what comes in
+        the time that waiting takes is then moved in one go.
         """
+        if self._shared.streams:
+            self._shared.streams = False
+            self._looks = -_WAITS_OF_BULK
         for _ in range(self._looks):
             if ready := self._epoll.poll(0, _EVENTS_AT_ONCE):
                 self._looks = _MANY_LOOKS
                 return ready
-        self._looks = max(_FEW_LOOKS, self._looks - self._looks // 8)
+        self._looks = min(self._looks + 1, _FEW_LOOKS) if self._looks < _FEW_LOOKS else self._looks * 7 // 8
         return []
 
     def _ready(self, reader: "_Pump", writer: "_Pump", events: int) -> None:
@@ -168,6 +175,8 @@ class PlaneSplicer:
         except WriteFailedError as failure:
             self._refused(pump, failure.error)
         else:
+            if state == DRAINED:
+                return
             if state == BLOCKED:
                 self._await_room(pump)
             elif state == UNFINISHED:

@@ -34,7 +34,8 @@ class Watch:
         due = pair.next_due()
         if due >= pair.due:
             return
-        self.forget(pair)
+        if pair.look:
+            self.forget(pair)
         pair.due, pair.look = due, next(self._numbers)
         self._pairs[pair.look] = pair
         heappush(self._heap, (due, pair.look))
@@ -43,7 +44,7 @@ class Watch:
 
     def forget(self, pair: Pair) -> None:
         """Watch ``pair`` no longer."""
-        if self._pairs.pop(pair.look, None) is None:
+        if not pair.look or self._pairs.pop(pair.look, None) is None:
             return
         pair.due = math.inf
         if len(self._heap) > _FEW + 2 * len(self._pairs):

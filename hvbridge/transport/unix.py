@@ -23,6 +23,10 @@ from hvbridge.transport.sockets import AnySocket, Listener, SocketListener, set_
 
 assert sys.platform != "win32", "CPython has no AF_UNIX there"
 
+_BORN_NON_BLOCKING = sys.platform == "linux"
+_KIND = int(socket.SOCK_STREAM | socket.SOCK_NONBLOCK) if sys.platform == "linux" else socket.SOCK_STREAM
+"""A system call less where a socket is made non-blocking; and an enum's ``|`` takes longer than that call."""
+
 _FIRST_RETRY = 0.005
 _LAST_RETRY = 0.1
 """Seconds between tries while the other side's backlog is full, doubled from the first to the last."""
@@ -62,9 +66,10 @@ def _connect(path: str) -> socket.socket | None:
     Such a connect gives EAGAIN and has *not* begun, unlike a TCP connect in progress: waiting for
     writability would take an unconnected socket for a connected one.
     """
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock = socket.socket(socket.AF_UNIX, _KIND)
     try:
-        sock.setblocking(False)
+        if not _BORN_NON_BLOCKING:
+            sock.setblocking(False)
         sock.connect(path)
     except BlockingIOError:
         sock.close()

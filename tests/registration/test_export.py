@@ -1,14 +1,13 @@
 """Registrations as text, to the letter; on Windows, what reg.exe makes of it."""
 
 import subprocess
-import sys
 import uuid
 from pathlib import Path
 
 import pytest
 
 from hvbridge.ids import service_id_of_port
-from hvbridge.registration import Service
+from hvbridge.registration import Service, ServiceRegistry
 from hvbridge.registration.export import powershell_script, reg_file
 
 SSH = Service(service_id_of_port(22), "ssh")
@@ -64,22 +63,14 @@ REDIRECTED = {
 }
 
 
-@pytest.mark.skipif(sys.platform != "win32", reason="reg.exe is a part of Windows")
 @pytest.mark.parametrize(("encoding", "services"), REDIRECTED.values(), ids=REDIRECTED.keys())
-def test_windows_takes_the_file(tmp_path: Path, encoding: str, services: list[Service]) -> None:
+def test_windows_takes_the_file(
+    windows_registry: ServiceRegistry, tmp_path: Path, encoding: str, services: list[Service]
+) -> None:
     """`reg import` registers what the file adds, names and all, and removes what it removes."""
-    if sys.platform != "win32":
-        return
-    from hvbridge.registration.windows import WindowsRegistry
-
-    registry = WindowsRegistry()
     gone = Service(uuid.UUID(int=3), "gone")
-    registry.register(gone)
+    windows_registry.register(gone)
     file = tmp_path / "services.reg"
     file.write_text(reg_file(services, [gone.id]), encoding=encoding)
     subprocess.run(["reg", "import", file], check=True, capture_output=True)
-    try:
-        assert set(registry.services()) == set(services)
-    finally:
-        for service in registry.services():
-            registry.unregister(service.id)
+    assert set(windows_registry.services()) == set(services)

@@ -2,13 +2,12 @@
 
 import sys
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from hvbridge.ids import service_id_of_port
-from hvbridge.registration import NotElevatedError, RegistrationError, Service, ServiceRegistry
+from hvbridge.registration import NotElevatedError, RegistrationError, Service, ServiceRegistry, export
 from hvbridge.transport.emulator_services import EmulatorRegistry
 
 SSH = Service(service_id_of_port(22), "ssh")
@@ -19,21 +18,15 @@ windows_only = pytest.mark.skipif(sys.platform != "win32", reason="the registry 
 if sys.platform == "win32":
     import winreg
 
-    from hvbridge.registration.export import KEY
     from hvbridge.registration.windows import WindowsRegistry
 
 
-@pytest.fixture(params=["emulator", pytest.param("windows", marks=windows_only)])
-def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ServiceRegistry]:
+@pytest.fixture(params=["emulator", "windows"])
+def registry(request: pytest.FixtureRequest, tmp_path: Path) -> ServiceRegistry:
     """A registry with nothing in it."""
     if request.param == "emulator":
-        yield EmulatorRegistry(tmp_path / "not" / "yet")
-        return
-    registry = WindowsRegistry()
-    assert registry.services() == []
-    yield registry
-    for service in registry.services():
-        registry.unregister(service.id)
+        return EmulatorRegistry(tmp_path / "not" / "yet")
+    return request.getfixturevalue("windows_registry")
 
 
 def test_services_come_and_go(registry: ServiceRegistry) -> None:
@@ -57,26 +50,20 @@ def test_removing_what_is_not_there(registry: ServiceRegistry) -> None:
     assert registry.services() == []
 
 
-@windows_only
-def test_keys_are_as_hyperv_wants_them(registry: ServiceRegistry) -> None:
+def test_keys_are_as_hyperv_wants_them(windows_registry: ServiceRegistry) -> None:
     """A service is a key without braces in the 64-bit view, and others' keys are read as far as they can be."""
-    if sys.platform != "win32" or not isinstance(registry, WindowsRegistry):
+    if sys.platform != "win32":
         return
-    registry.register(SSH)
-    machine, view = winreg.HKEY_LOCAL_MACHINE, winreg.KEY_WOW64_64KEY
-    with winreg.OpenKeyEx(machine, rf"{KEY}\{SSH.id}", 0, winreg.KEY_READ | view) as key:
-        assert winreg.QueryValueEx(key, "ElementName") == ("ssh", winreg.REG_SZ)
-    nameless = rf"{KEY}\{{{str(RDP.id).upper()}}}"
-    for path in (nameless, rf"{KEY}\no service"):
-        winreg.CreateKeyEx(machine, path, 0, winreg.KEY_WRITE | view).Close()
-    try:
-        assert set(registry.services()) == {SSH, Service(RDP.id, "")}
-        with winreg.OpenKeyEx(machine, nameless, 0, winreg.KEY_WRITE | view) as key:
-            winreg.SetValueEx(key, "ElementName", 0, winreg.REG_DWORD, 7)
-        assert set(registry.services()) == {SSH, Service(RDP.id, "")}
-    finally:
-        for path in (nameless, rf"{KEY}\no service"):
-            winreg.DeleteKeyEx(machine, path, view)
+    windows_registry.register(SSH)
+    view = winreg.KEY_WOW64_64KEY
+    with winreg.OpenKeyEx(winreg.HKEY_LOCAL_MACHINE, export.KEY, 0, winreg.KEY_ALL_ACCESS | view) as services:
+        with winreg.OpenKeyEx(services, str(SSH.id)) as key:
+            assert winreg.QueryValueEx(key, "ElementName") == ("ssh", winreg.REG_SZ)
+        winreg.CreateKey(services, "no service").Close()
+        with winreg.CreateKey(services, f"{{{str(RDP.id).upper()}}}") as nameless:
+            assert set(windows_registry.services()) == {SSH, Service(RDP.id, "")}
+            winreg.SetValueEx(nameless, "ElementName", 0, winreg.REG_DWORD, 7)
+            assert set(windows_registry.services()) == {SSH, Service(RDP.id, "")}
 
 
 @windows_only
