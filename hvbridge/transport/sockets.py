@@ -5,6 +5,7 @@ Refuses: knowing any address family's addresses, and the accept loop (`forward` 
 """
 
 import errno
+import os
 import socket
 from abc import abstractmethod
 from collections.abc import Callable
@@ -158,6 +159,22 @@ class SocketListener(Listener):
         if self._waiting is not None:
             self._waiting.abort()
         self.socket.close()
+
+
+async def connect(sock: socket.socket, address: tuple[str | int, int]) -> None:
+    """Connect ``sock``, which becomes non-blocking, to an address that needs no look-up. Raises OSError.
+
+    The caller closes the socket, also after an error. trio's own connect first sees whether the address is a name,
+    which takes longer than all of this.
+    """
+    sock.setblocking(False)
+    try:
+        sock.connect(address)
+    except BlockingIOError:
+        await trio.lowlevel.wait_writable(sock)
+        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            raise OSError(code, os.strerror(code)) from None
 
 
 def is_exhausted(error: OSError) -> bool:

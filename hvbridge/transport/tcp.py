@@ -8,6 +8,7 @@ import math
 import socket
 import sys
 from contextlib import suppress
+from functools import lru_cache
 
 import trio
 
@@ -15,7 +16,7 @@ from hvbridge.endpoint import TcpEndpoint
 from hvbridge.stream import SocketStream
 from hvbridge.transport.errors import Cause, DialError, ListenError, dial_cause, listen_cause
 from hvbridge.transport.options import DialOptions, ListenOptions
-from hvbridge.transport.sockets import AnySocket, Listener, SocketListener, set_buffers
+from hvbridge.transport.sockets import AnySocket, Listener, SocketListener, connect, set_buffers
 
 _KEEPALIVE_IDLE: int | None = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None))
 """The option for the time before the first probe. macOS calls it otherwise, and Windows has it since 10 1709."""
@@ -32,7 +33,7 @@ async def dial(endpoint: TcpEndpoint, options: DialOptions) -> SocketStream:
         else:
             plain = socket.socket(family, socket.SOCK_STREAM)
             try:
-                await trio.socket.from_stdlib_socket(plain).connect((endpoint.host, endpoint.port))
+                await connect(plain, (endpoint.host, endpoint.port))
             except BaseException:
                 plain.close()
                 raise
@@ -111,6 +112,7 @@ def _accepted(sock: AnySocket, address: object) -> SocketStream:
     return stream
 
 
+@lru_cache
 def _literal_family(host: str) -> socket.AddressFamily | None:
     """The family of an IP address; None for a name, and for an address with a scope."""
     try:

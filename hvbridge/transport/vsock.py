@@ -15,7 +15,7 @@ from hvbridge.endpoint import VsockEndpoint
 from hvbridge.stream import SocketStream
 from hvbridge.transport.errors import DialError, ListenError, dial_cause, listen_cause
 from hvbridge.transport.options import LONGEST_CONNECT, DialOptions, ListenOptions
-from hvbridge.transport.sockets import AnySocket, Listener, SocketListener, set_buffers
+from hvbridge.transport.sockets import AnySocket, Listener, SocketListener, connect, set_buffers
 
 _AF_VSOCK = 40
 """socket.AF_VSOCK, which only CPython on Linux has."""
@@ -46,12 +46,11 @@ async def dial(endpoint: VsockEndpoint, options: DialOptions) -> SocketStream:
     """
     try:
         plain = socket.socket(_AF_VSOCK, socket.SOCK_STREAM)
-        sock = trio.socket.from_stdlib_socket(plain)
         try:
-            _set_connect_timeout(sock.fileno(), min(options.timeout, LONGEST_CONNECT))
-            await sock.connect((endpoint.cid, endpoint.port))
+            _set_connect_timeout(plain.fileno(), min(options.timeout, LONGEST_CONNECT))
+            await connect(plain, (endpoint.cid, endpoint.port))
         except BaseException:
-            sock.close()
+            plain.close()
             raise
     except OSError as error:
         raise DialError(endpoint, dial_cause(endpoint, error), error) from error
