@@ -1,4 +1,4 @@
-"""Endpoints: the grammar of `tcp://`, `unix://`, `vsock://` and `hyperv://`, and the canonical form.
+"""Endpoints: the grammar of `tcp://`, `unix://`, `vsock://`, `hyperv://` and `systemd://`, and the canonical form.
 
 Owns: parsing, printing, and the sentences that say what is wrong with a text.
 Refuses: which endpoints a platform or a place in the config takes, dialling, looking up what VM a name means, and
@@ -35,14 +35,18 @@ MAX_NAME: Final = 100
 _MAX_DIGITS: Final = 20
 """Of a number, leading zeros and all: more than any of them needs, fewer than `int` refuses."""
 
-_SCHEMES: Final = ("tcp", "hyperv", "vsock", "unix")
-_SPELLINGS: Final = "HOST:PORT, tcp://HOST:PORT, hyperv://VM/SERVICE, vsock://CID:PORT or unix:///PATH"
+_SCHEMES: Final = ("tcp", "hyperv", "vsock", "unix", "systemd")
+_SPELLINGS: Final = (
+    "HOST:PORT, tcp://HOST:PORT, hyperv://VM/SERVICE, vsock://CID:PORT, unix:///PATH or systemd://NAME"
+)
 
 _LABEL: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _HOST_NAME: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
 _READ_AS_IPV4: Final = re.compile(r"(?:.*\.)?(?:[0-9]+|0[xX][0-9a-fA-F]*)\.?")
 """What the system's resolver would take for an address in one of its old forms: `127.1`, `0x7f000001`."""
 _IPV6: Final = re.compile(r"\[([0-9A-Fa-f:.]+(?:%[A-Za-z0-9_.-]+)?)\]")
+_SYSTEMD_NAME: Final = re.compile(r"[ -9;-~]{1,255}")
+"""What FileDescriptorName= of systemd.socket(5) takes."""
 _ALMOST_GUID: Final = re.compile(r"[{]?[0-9a-fA-F-]{20,}[}]?|[{].*|.*[}]")
 
 
@@ -118,7 +122,17 @@ class NamedHypervEndpoint:
         return f"hyperv://{self.vm}/{self.service_name or ids.service_text(self.service)}"
 
 
-Endpoint = TcpEndpoint | UnixEndpoint | VsockEndpoint | HypervEndpoint | NamedHypervEndpoint
+@dataclass(frozen=True, slots=True)
+class SystemdEndpoint:
+    """The listening sockets that systemd passes under a name: the FileDescriptorName= of a .socket unit."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"systemd://{self.name}"
+
+
+Endpoint = TcpEndpoint | UnixEndpoint | VsockEndpoint | HypervEndpoint | NamedHypervEndpoint | SystemdEndpoint
 
 
 def parse_endpoint(text: str, services: ServiceNames | None = None) -> Endpoint:
@@ -143,6 +157,8 @@ def parse_endpoint(text: str, services: ServiceNames | None = None) -> Endpoint:
             return _vsock(rest)
         case "unix":
             return _unix(rest)
+        case "systemd":
+            return _systemd(rest)
     near = nearest(scheme, _SCHEMES)
     advice = f"did you mean {near}://?" if near else f"write {_SPELLINGS}"
     raise EndpointError(f"{quote(scheme + '://')} is not a scheme; {advice}")
@@ -216,6 +232,15 @@ def _unix(path: str) -> UnixEndpoint:
             f"the path has {size} bytes, and a socket address holds {_MAX_UNIX_PATH}; write a shorter path"
         )
     return UnixEndpoint(path)
+
+
+def _systemd(name: str) -> SystemdEndpoint:
+    if not _SYSTEMD_NAME.fullmatch(name):
+        what = f"{quote(name)} is not the name of a socket" if name else "the name is missing"
+        raise EndpointError(
+            f"{what}; write the FileDescriptorName= of a .socket unit: up to 255 ASCII characters without a colon"
+        )
+    return SystemdEndpoint(name)
 
 
 def _vsock(text: str) -> VsockEndpoint:

@@ -15,6 +15,7 @@ from hvbridge.endpoint import (
     EndpointError,
     HypervEndpoint,
     NamedHypervEndpoint,
+    SystemdEndpoint,
     TcpEndpoint,
     UnixEndpoint,
     VsockEndpoint,
@@ -37,6 +38,7 @@ SSH = ids.service_id_of_port(22)
         ("tcp:22", TcpEndpoint("tcp", 22), "tcp://tcp:22"),
         ("unix:///run/a b.sock", UnixEndpoint("/run/a b.sock"), "unix:///run/a b.sock"),
         ("vsock://any:22", VsockEndpoint(0xFFFFFFFF, 22), "vsock://any:22"),
+        ("SYSTEMD://Web of/x", SystemdEndpoint("Web of/x"), "systemd://Web of/x"),
         ("vsock://4294967295:22", VsockEndpoint(0xFFFFFFFF, 22), "vsock://any:22"),
         ("vsock://host:4294967294", VsockEndpoint(2, 4294967294), "vsock://host:4294967294"),
         ("VSOCK://Local:1", VsockEndpoint(1, 1), "vsock://local:1"),
@@ -80,6 +82,7 @@ ENDPOINTS = (
         st.integers(0, 2**32 - 2),
     )
     | st.builds(HypervEndpoint, VMS, SERVICES)
+    | st.builds(SystemdEndpoint, st.from_regex(r"[ -9;-~]{1,255}", fullmatch=True))
 )
 
 
@@ -89,7 +92,7 @@ def test_every_endpoint_comes_back_from_its_text(endpoint: Endpoint) -> None:
     assert parse_endpoint(str(endpoint)) == endpoint
 
 
-SCHEMES = ["tcp://", "hyperv://", "vsock://", "unix://", "http://", "tcp:"]
+SCHEMES = ["tcp://", "hyperv://", "vsock://", "unix://", "systemd://", "http://", "tcp:"]
 MARKS = ["/", ":", "[", "]", "{", "}", "%", "*", ".", "-", "\0"]
 WORDS = [
     "any",
@@ -152,6 +155,9 @@ def test_any_text_is_an_endpoint_or_an_endpoint_error(text: str) -> None:
         ("unix:///", '"/" is a directory; '),
         ("unix:///a\0b", '"/a\\x00b" holds a zero byte'),
         ("unix:///" + "é" * 60, "the path has 121 bytes, and a socket address holds 107; "),
+        ("systemd://", "the name is missing; write the FileDescriptorName= of a .socket unit"),
+        ("systemd://a:b", '"a:b" is not the name of a socket; write the FileDescriptorName='),
+        ("systemd://" + "a" * 256, '"' + "a" * 79 + '…" is not the name of a socket; '),
         ("vsock://22", '"22" is not a CID and a port; write CID:PORT, as in vsock://any:22'),
         ("vsock://-1:22", '"-1" is not a CID; did you mean any?'),
         ("vsock://4294967318:22", '"4294967318" is not a CID; write a number from 0 to 4294967295'),

@@ -73,7 +73,9 @@ CHECKS_OF_CAUSE: Final[Mapping[Cause, tuple[Check, ...]]] = MappingProxyType(
         Cause.IN_USE: (Check.LISTEN,),
         Cause.NO_DIRECTORY: (Check.LISTEN,),
         Cause.NOT_HERE: (Check.LISTEN, Check.GUEST),
+        Cause.NOT_PASSED: (Check.LISTEN,),
         Cause.BUSY: (Check.DIAL,),
+        Cause.WRONG_ANSWER: (Check.DIAL,),
         Cause.UNAVAILABLE: (Check.PYTHON, Check.HYPERV, Check.GUEST, Check.HV_SOCK, Check.VSOCK),
         Cause.UNKNOWN: (Check.CONNECT_MODE, Check.DIAL),
     }

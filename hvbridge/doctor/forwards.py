@@ -14,7 +14,7 @@ import trio
 from hvbridge.config import Forward
 from hvbridge.doctor import CHECKS_OF_CAUSE, Check, Finding, State, ports
 from hvbridge.doctor.machine import Machine
-from hvbridge.endpoint import Endpoint, HypervEndpoint, NamedHypervEndpoint, TcpEndpoint
+from hvbridge.endpoint import Endpoint, HypervEndpoint, NamedHypervEndpoint, SystemdEndpoint, TcpEndpoint
 from hvbridge.ids import VM_WILDCARDS, service_text
 from hvbridge.registration import RegistrationError, ServiceRegistry
 from hvbridge.transport.errors import Cause, DialError, ListenError, TransportError
@@ -180,6 +180,10 @@ async def _check_listen(forward: Forward, around: Surroundings, failed: Set[Chec
         return finding(State.FAILED, f"{endpoint}: {said}", advice)
     if around.emulated and isinstance(endpoint, OnVm):
         return finding(State.NOT_APPLICABLE, f"{endpoint} is emulated, and is not tried")
+    if isinstance(endpoint, SystemdEndpoint):
+        return finding(
+            State.NOT_APPLICABLE, f"{endpoint} is what systemd listens on (systemctl list-sockets)"
+        )
     located = _located(endpoint, around.vms)
     if located is None:
         return finding(State.NOT_APPLICABLE, f"{endpoint} is not tried, for want of its VM")

@@ -12,6 +12,7 @@ from hvbridge.endpoint import (
     Endpoint,
     HypervEndpoint,
     NamedHypervEndpoint,
+    SystemdEndpoint,
     TcpEndpoint,
     UnixEndpoint,
     VsockEndpoint,
@@ -33,7 +34,9 @@ class Cause(StrEnum):
     IN_USE = "the address is in use"
     NO_DIRECTORY = "its directory does not exist"
     NOT_HERE = "that address is not on this machine"
+    NOT_PASSED = "systemd has passed no listening stream socket of this name"
     BUSY = "too many dials are waiting"
+    WRONG_ANSWER = "it is not the service that was expected"
     UNAVAILABLE = "this machine has no such transport"
     UNKNOWN = "the system refused"
 
@@ -114,6 +117,7 @@ _ADVICE_DIAL: dict[type[Endpoint], dict[Cause, str]] = {
         Cause.REFUSED: "the file is there but its service is gone: start the service",
         Cause.NOT_PERMITTED: "give this user read and write permission on the socket",
     },
+    SystemdEndpoint: {},
 }
 _ADVICE_LISTEN: dict[type[Endpoint], dict[Cause, str]] = {
     HypervEndpoint: {
@@ -138,6 +142,10 @@ _ADVICE_LISTEN: dict[type[Endpoint], dict[Cause, str]] = {
         Cause.IN_USE: "end the program that listens there, or use another path",
         Cause.NO_DIRECTORY: "make the directory first",
         Cause.NOT_PERMITTED: "use a directory in which this user may write",
+    },
+    SystemdEndpoint: {
+        Cause.NOT_PASSED: "write a .socket unit with ListenStream= and this name as FileDescriptorName=, "
+        "and let it start hvbridge",
     },
 }
 _ADVICE_ANY = {

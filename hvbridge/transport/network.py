@@ -16,6 +16,7 @@ from hvbridge.endpoint import (
     Endpoint,
     HypervEndpoint,
     NamedHypervEndpoint,
+    SystemdEndpoint,
     TcpEndpoint,
     UnixEndpoint,
     VsockEndpoint,
@@ -63,6 +64,7 @@ class Network:
             VsockEndpoint: _vsock(),
             HypervEndpoint: hyperv,
             NamedHypervEndpoint: NamedHypervTransport(hyperv, self._resolver),
+            SystemdEndpoint: _systemd(),
         }
 
     async def dial(self, endpoint: Endpoint, options: DialOptions) -> SocketStream:
@@ -198,3 +200,12 @@ def _vsock() -> Transport:
     from hvbridge.transport import vsock
 
     return vsock
+
+
+def _systemd() -> Transport:
+    if sys.platform == "linux":
+        from hvbridge.systemd import inherited_sockets
+        from hvbridge.transport.systemd import SystemdTransport
+
+        return SystemdTransport(inherited_sockets)
+    return _Unavailable("systemd is there on Linux only; write tcp://127.0.0.1:PORT")

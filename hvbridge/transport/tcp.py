@@ -57,7 +57,7 @@ async def listen(endpoint: TcpEndpoint, options: ListenOptions) -> list[Listener
         for family, kind, protocol, _, address in found:
             plain = socket.socket(family, kind, protocol)
             sock = trio.socket.from_stdlib_socket(plain)
-            bound = SocketListener(sock, str(endpoint), _accepted, plain=plain)
+            bound = SocketListener(sock, str(endpoint), accepted, plain=plain)
             listeners.append(bound)
             if sys.platform == "win32":
                 # There, SO_REUSEADDR would let another program take over the port.
@@ -106,9 +106,11 @@ def set_options(sock: AnySocket, keepalive: float) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, _KEEPALIVE_IDLE, max(1, round(keepalive)))
 
 
-def _accepted(sock: AnySocket, address: object) -> SocketStream:
+def accepted(sock: AnySocket, address: object) -> SocketStream:
+    """Make the stream of a client that a listener accepted."""
     stream = SocketStream(sock)
     stream.peer = address_text(address)  # type: ignore[arg-type]
+    stream.origin = address[0]  # type: ignore[index]
     return stream
 
 

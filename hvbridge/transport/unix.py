@@ -86,7 +86,7 @@ async def listen(endpoint: UnixEndpoint, options: ListenOptions) -> list[Listene
         plain = bind(endpoint.path, options)
     except OSError as error:
         raise ListenError(endpoint, listen_cause(error), error) from error
-    return [listener(plain, endpoint.path, str(endpoint), partial(_accepted, str(endpoint)))]
+    return [listener(plain, endpoint.path, str(endpoint), partial(accepted, str(endpoint)))]
 
 
 def listener(
@@ -139,7 +139,8 @@ def _is_dead(path: str) -> bool:
         return probe.connect_ex(path) == errno.ECONNREFUSED
 
 
-def _accepted(where: str, sock: AnySocket, address: object) -> SocketStream:
+def accepted(where: str, sock: AnySocket, address: object) -> SocketStream:
+    """Make the stream of a client that a listener accepted."""
     stream = SocketStream(sock)
     stream.peer = where  # a Unix client has no address of its own
     return stream

@@ -17,7 +17,7 @@ from hvbridge.transport.errors import DialError, ListenError, dial_cause, listen
 from hvbridge.transport.options import LONGEST_CONNECT, DialOptions, ListenOptions
 from hvbridge.transport.sockets import AnySocket, Listener, SocketListener, connect, set_buffers
 
-_AF_VSOCK = 40
+AF_VSOCK = 40
 """socket.AF_VSOCK, which only CPython on Linux has."""
 _CONNECT_TIMEOUT = 6
 """SO_VM_SOCKETS_CONNECT_TIMEOUT at level AF_VSOCK, a struct timeval (linux/vm_sockets.h)."""
@@ -45,7 +45,7 @@ async def dial(endpoint: VsockEndpoint, options: DialOptions) -> SocketStream:
     The kernel gives up after 2 s by default; it is given the dial's own time instead.
     """
     try:
-        plain = socket.socket(_AF_VSOCK, socket.SOCK_STREAM)
+        plain = socket.socket(AF_VSOCK, socket.SOCK_STREAM)
         try:
             _set_connect_timeout(plain.fileno(), min(options.timeout, LONGEST_CONNECT))
             await connect(plain, (endpoint.cid, endpoint.port))
@@ -60,7 +60,7 @@ async def dial(endpoint: VsockEndpoint, options: DialOptions) -> SocketStream:
 async def listen(endpoint: VsockEndpoint, options: ListenOptions) -> list[Listener]:
     """Bind and listen. Raises `ListenError`."""
     try:
-        plain = socket.socket(_AF_VSOCK, socket.SOCK_STREAM)
+        plain = socket.socket(AF_VSOCK, socket.SOCK_STREAM)
         sock = trio.socket.from_stdlib_socket(plain)
         try:
             if options.buffer is not None:
@@ -73,7 +73,7 @@ async def listen(endpoint: VsockEndpoint, options: ListenOptions) -> list[Listen
             raise
     except OSError as error:
         raise ListenError(endpoint, listen_cause(error), error) from error
-    return [SocketListener(sock, str(endpoint), _accepted, plain=plain)]
+    return [SocketListener(sock, str(endpoint), accepted, plain=plain)]
 
 
 def fault(endpoint: VsockEndpoint, role: str) -> str | None:
@@ -88,12 +88,14 @@ def _set_connect_timeout(descriptor: int, seconds: float) -> None:
     # family, of which it believes any descriptor to be.
     alias = socket.socket(socket.AF_INET, socket.SOCK_STREAM, fileno=descriptor)
     try:
-        alias.setsockopt(_AF_VSOCK, _CONNECT_TIMEOUT, timeval)
+        alias.setsockopt(AF_VSOCK, _CONNECT_TIMEOUT, timeval)
     finally:
         alias.detach()
 
 
-def _accepted(sock: AnySocket, address: object) -> SocketStream:
+def accepted(sock: AnySocket, address: object) -> SocketStream:
+    """Make the stream of a client that a listener accepted."""
     stream = VsockStream(sock)
     stream.peer = str(VsockEndpoint(*address))  # type: ignore[misc]
+    stream.origin = address[0]  # type: ignore[index]
     return stream

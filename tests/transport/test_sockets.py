@@ -229,7 +229,7 @@ class ScriptedSocket(trio.socket.SocketType):
 
 
 def scripted(*failures: OSError) -> Listener:
-    return SocketListener(ScriptedSocket(*failures), "here", tcp._accepted)
+    return SocketListener(ScriptedSocket(*failures), "here", tcp.accepted)
 
 
 @pytest.mark.parametrize(

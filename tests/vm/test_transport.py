@@ -14,7 +14,7 @@ import pytest
 import trio
 import trio.testing
 
-from hvbridge.endpoint import parse_endpoint
+from hvbridge.endpoint import SystemdEndpoint, parse_endpoint
 from hvbridge.splice import Limits, Reason, Splicer, Transfer, open_splicer
 from hvbridge.splice.portable import PortableSplicer
 from hvbridge.splice.watch import Watch
@@ -23,6 +23,7 @@ from hvbridge.transport.errors import Cause, DialError, ListenError
 from hvbridge.transport.network import Network, native_network
 from hvbridge.transport.options import DialOptions, ListenOptions
 from hvbridge.transport.sockets import Listener
+from hvbridge.transport.vsock import VsockStream
 
 pytestmark = pytest.mark.vm("loopback")
 
@@ -61,6 +62,30 @@ async def test_stream_keeps_the_promises_of_a_stream(network: Network) -> None:
     """A vsock stream behaves as trio wants of a half-closeable stream: its ends, closing, being busy."""
     with trio.fail_after(30):
         await trio.testing.check_half_closeable_stream(partial(_connected, network), None)
+
+
+async def test_a_listener_of_systemd_makes_vsock_streams(network: Network) -> None:
+    """On a vsock socket that systemd passes, connections are those of a vsock listener, and know their peer."""
+    from hvbridge.transport.systemd import SystemdTransport  # which only Linux can load
+
+    with socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM) as bound, trio.fail_after(30):
+        bound.bind((socket.VMADDR_CID_ANY, 5001))
+        bound.listen()
+        inherited = socket.socket(fileno=os.dup(bound.fileno()))  # whose family is found out, as systemd's is
+        transport = SystemdTransport(lambda: {"web": [inherited]})
+        (listener,) = await transport.listen(SystemdEndpoint("web"), ListenOptions())
+        assert listener.where == "vsock://any:5001"
+        client = await _dial(network, "vsock://local:5001")
+        stream = await listener.accept()
+        assert isinstance(stream, VsockStream)
+        assert stream.peer.startswith("vsock://local:")
+        await client.send_all(b"hello")
+        assert await stream.receive_some() == b"hello"
+        await client.aclose()
+        assert await stream.receive_some() == b""
+        await stream.aclose()
+        await listener.aclose()
+        inherited.close()
 
 
 async def test_blocked_sender_hears_of_the_close(network: Network) -> None:
