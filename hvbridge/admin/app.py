@@ -1,0 +1,206 @@
+"""The admin endpoint as an ASGI application: which route shows or does what.
+
+Owns: the routes, and that a fault in one request ends that request alone. Refuses: who may ask (`guard`), what is
+shown (`views`), and sockets (`server`). `openapi` describes the same routes; a test compares them.
+"""
+
+import base64
+import hashlib
+import logging
+import re
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+
+import trio
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from hvbridge.admin import metrics, views
+from hvbridge.admin.events import EventStream, Snapshots
+from hvbridge.admin.guard import Guard, json_response
+from hvbridge.admin.openapi import document
+from hvbridge.admin.statistics import MAX_SUBSCRIBERS, Statistics, TooManySubscribersError
+from hvbridge.admin.supervisor import ReloadError, Supervisor
+from hvbridge.endpoint import Endpoint
+from hvbridge.wording import quote
+
+logger = logging.getLogger(__name__)
+
+_MAX_DIGITS = 19
+"""Of a connection's id: more connections than that no process has."""
+
+
+def build_app(
+    supervisor: Supervisor,
+    statistics: Statistics,
+    listen: Endpoint,
+    token: str | None,
+    stopping: trio.Event,
+) -> ASGIApp:
+    """Return the application. Streams of events end when ``stopping`` is set; all else ends by itself."""
+    api = _Api(
+        supervisor,
+        statistics,
+        metrics.Metrics(supervisor, statistics),
+        Snapshots(supervisor, statistics),
+        stopping,
+        tells_all=token is None,
+    )
+    app = Starlette(
+        routes=routes(api),
+        exception_handlers={HTTPException: _error_response, TooManySubscribersError: _too_many_response},
+    )
+    app.router.redirect_slashes = False
+    return _Contained(Guard(app, listen, token))
+
+
+def routes(api: "_Api") -> list[Route]:
+    """Every route. GET routes answer HEAD, too."""
+    v1 = "/api/v1"
+    return [
+        Route("/", api.page),
+        Route("/livez", api.livez),
+        Route("/readyz", api.readyz),
+        Route("/metrics", api.metrics_text),
+        Route("/openapi.json", api.openapi),
+        Route(f"{v1}/status", api.status),
+        Route(f"{v1}/forwards", api.list_forwards),
+        Route(f"{v1}/forwards/{{name}}/drain", api.drain, methods=["POST"]),
+        Route(f"{v1}/connections", api.list_connections),
+        Route(f"{v1}/connections/{{id}}", api.close, methods=["DELETE"]),
+        Route(f"{v1}/closings", api.list_closings),
+        Route(f"{v1}/reload", api.reload, methods=["POST"]),
+        Route(f"{v1}/events", api.events),
+    ]
+
+
+@dataclass(frozen=True)
+class _Api:
+    """The routes' functions."""
+
+    supervisor: Supervisor
+    statistics: Statistics
+    metrics: metrics.Metrics
+    snapshots: Snapshots
+    stopping: trio.Event
+    tells_all: bool
+    """Whether everyone who asks may see everything."""
+
+    async def page(self, _: Request) -> Response:
+        text, policy = load_page()
+        return Response(text, media_type="text/html", headers={"Content-Security-Policy": policy})
+
+    async def livez(self, _: Request) -> Response:
+        return PlainTextResponse("ok")
+
+    async def readyz(self, _: Request) -> Response:
+        readiness = views.readiness(self.supervisor, with_reasons=self.tells_all)
+        return json_response(readiness, 200 if readiness.ready else 503)
+
+    async def metrics_text(self, _: Request) -> Response:
+        return Response(self.metrics.text(), headers={"Content-Type": metrics.CONTENT_TYPE})
+
+    async def openapi(self, _: Request) -> Response:
+        return json_response(document())
+
+    async def status(self, _: Request) -> Response:
+        return json_response(views.status(self.supervisor, self.statistics))
+
+    async def list_forwards(self, _: Request) -> Response:
+        connections = self.supervisor.connections()
+        return json_response(views.forward_views(self.supervisor, self.statistics, connections))
+
+    async def drain(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        if not self.supervisor.drain(name):
+            raise _no_forward(name)
+        return Response(status_code=204)
+
+    async def list_connections(self, request: Request) -> Response:
+        name = request.query_params.get("forward")
+        if name is not None and name not in {forward.name for forward in self.supervisor.forwards()}:
+            raise _no_forward(name)
+        return json_response(self.supervisor.connections(name))
+
+    async def close(self, request: Request) -> Response:
+        text = request.path_params["id"]
+        is_number = text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS
+        if not is_number or not self.supervisor.close(int(text)):
+            raise HTTPException(
+                404, f"there is no open connection {quote(text)}; it may have closed by itself"
+            )
+        return Response(status_code=204)
+
+    async def list_closings(self, _: Request) -> Response:
+        return json_response(self.statistics.recent())
+
+    async def reload(self, _: Request) -> Response:
+        try:
+            return json_response(views.Reloaded(await self.supervisor.reload()))
+        except ReloadError as error:
+            return json_response(views.Faults(error.faults), 422)
+
+    async def events(self, _: Request) -> Response:
+        return EventStream(self.snapshots, self.statistics, self.stopping)
+
+
+class _Contained:
+    """Logs what goes wrong in one request, so that it ends no more than that."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        has_begun = False
+
+        async def sending(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, sending)
+        except Exception as error:  # one request's bug must not end the bridge
+            logger.exception("admin request failed: %s %s: %r", scope.get("method"), scope.get("path"), error)
+            if not has_begun:
+                await json_response(views.Error("a fault of hvbridge; its log tells more"), 500)(
+                    scope, receive, send
+                )
+
+
+def _no_forward(name: str) -> HTTPException:
+    return HTTPException(404, f"there is no forward {quote(name)}; /api/v1/forwards has the names")
+
+
+async def _error_response(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    headers = None if error.headers is None else dict(error.headers)
+    return json_response(views.Error(error.detail), error.status_code, headers)
+
+
+async def _too_many_response(_: Request, __: Exception) -> Response:
+    why = f"{MAX_SUBSCRIBERS} readers of events are connected already; close one, or read /api/v1/status instead"
+    return json_response(views.Error(why), 503)
+
+
+@cache
+def load_page() -> tuple[str, str]:
+    """Return the page, and the policy that lets a browser run its own script and style and nothing else."""
+    text = resources.files("hvbridge.admin").joinpath("page.html").read_text(encoding="utf-8")
+    scripts, styles = (_hashes(element, text) for element in ("script", "style"))
+    policy = (
+        f"default-src 'none'; script-src {scripts}; style-src {styles}; connect-src 'self'; img-src data:; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    return text, policy
+
+
+def _hashes(element: str, text: str) -> str:
+    found = re.findall(rf"<{element}\b[^>]*>(.*?)</{element}>", text, re.DOTALL)
+    digests = (hashlib.sha256(inner.encode("utf-8")).digest() for inner in found)
+    return " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests) or "'none'"

@@ -1,0 +1,110 @@
+"""The metrics of a bridge, in the text format of Prometheus.
+
+Owns: their names, labels and help texts, which dashboards rely on; labels have few values: the forwards' names and
+fixed words. Refuses: counting (`statistics`). The totals are read when they are asked for, so that no connection
+pays for metrics, and they are the same as the API's.
+"""
+
+from collections.abc import Iterator
+from itertools import accumulate
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from hvbridge import __version__
+from hvbridge.admin.statistics import DIAL_BUCKETS, Statistics
+from hvbridge.admin.supervisor import Supervisor
+from hvbridge.admin.views import forward_views
+from hvbridge.splice import Reason
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+_BOUNDS = [*map(str, DIAL_BUCKETS), "+Inf"]
+
+
+class Metrics(Collector):
+    """Makes the metrics of one bridge, in a registry that has no others."""
+
+    def __init__(self, supervisor: Supervisor, statistics: Statistics) -> None:
+        self._supervisor = supervisor
+        self._statistics = statistics
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+
+    def text(self) -> bytes:
+        """Return all metrics as they are now."""
+        return generate_latest(self._registry)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every metric."""
+        build = GaugeMetricFamily(
+            "hvbridge_build_info", "The version that runs; always 1.", labels=["version"]
+        )
+        build.add_metric([__version__], 1)
+        yield build
+        yield GaugeMetricFamily(
+            "hvbridge_start_time_seconds",
+            "When the bridge started, in Unix time.",
+            self._statistics.started.timestamp(),
+        )
+        reloads = CounterMetricFamily("hvbridge_reloads", "Reloads of the config.", labels=["result"])
+        reloads.add_metric(["ok"], self._statistics.reloads[True])
+        reloads.add_metric(["failed"], self._statistics.reloads[False])
+        yield reloads
+        yield from self._of_forwards()
+
+    def _of_forwards(self) -> Iterator[Metric]:
+        label = ["forward"]
+        accepted = CounterMetricFamily(
+            "hvbridge_connections", "Connections that came in, also those that were refused.", labels=label
+        )
+        live = GaugeMetricFamily("hvbridge_connections", "Connections now.", labels=label)
+        most = GaugeMetricFamily(
+            "hvbridge_max_connections", "Connections that the forward takes at once.", labels=label
+        )
+        closed = CounterMetricFamily(
+            "hvbridge_connections_closed",
+            "Connections that have closed, by reason.",
+            labels=[*label, "reason"],
+        )
+        moved = CounterMetricFamily(
+            "hvbridge_bytes", "Bytes received from the side that sent them.", labels=[*label, "direction"]
+        )
+        dials = HistogramMetricFamily(
+            "hvbridge_dial_seconds",
+            "How long reaching the upstream took, waiting included; counted when the connection closes.",
+            labels=label,
+        )
+        listening = GaugeMetricFamily(
+            "hvbridge_listener_up", "1 while the forward listens, 0 while it drains.", labels=label
+        )
+        upstream = GaugeMetricFamily(
+            "hvbridge_upstream_up", "1 or 0, as the upstream was last reached or not.", labels=label
+        )
+        pauses = CounterMetricFamily(
+            "hvbridge_accept_pauses", "Pauses for want of descriptors or memory.", labels=label
+        )
+        views = forward_views(self._supervisor, self._statistics, self._supervisor.connections())
+        for view in views:
+            totals = self._statistics.totals[view.name]
+            name = [view.name]
+            accepted.add_metric(name, view.accepted)
+            live.add_metric(name, view.connections)
+            most.add_metric(name, view.max_connections)
+            for reason in Reason:
+                closed.add_metric([view.name, str(reason)], totals.reasons[reason])
+            moved.add_metric([view.name, "client_to_upstream"], view.client_to_upstream)
+            moved.add_metric([view.name, "upstream_to_client"], view.upstream_to_client)
+            dials.add_metric(
+                name, list(zip(_BOUNDS, accumulate(totals.dials), strict=True)), totals.dial_seconds
+            )
+            listening.add_metric(name, view.state == "listening")
+            if view.upstream != "unknown":
+                upstream.add_metric(name, view.upstream == "up")
+            pauses.add_metric(name, totals.accept_pauses)
+        yield from (accepted, live, most, closed, moved, dials, listening, upstream, pauses)

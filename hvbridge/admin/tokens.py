@@ -1,0 +1,29 @@
+"""The token that a request of the admin endpoint must carry.
+
+Owns: how one is kept in a file. Refuses: comparing it (`guard`). No heavy import: `hvbridge status` waits for this.
+"""
+
+from pathlib import Path
+
+from hvbridge.wording import quote
+
+
+def read_token(file: Path) -> str:
+    """Return the token in the first line of ``file``. Raises ValueError, with a sentence for the user."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(
+            f"the token file {quote(str(file))} cannot be read ({error.strerror}); make one that this user may read"
+        ) from error
+    except UnicodeDecodeError:
+        text = ""
+    return checked_token(text.partition("\n")[0], quote(str(file)))
+
+
+def checked_token(text: str, where: str) -> str:
+    """Return ``text`` without the blanks around it. Raises ValueError where that is no token."""
+    token = text.strip()
+    if not token or not token.isascii() or not token.isprintable():
+        raise ValueError(f"{where} holds no token; its first line should be one, of ASCII characters")
+    return token
