@@ -14,8 +14,12 @@ _LONGEST_NUMBER = 10**20
 
 def printable(text: str) -> str:
     """Return ``text`` on one line: cut when long, with nothing in it that could steer a terminal."""
-    cut = text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in cut)
+    return escaped(text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…")
+
+
+def escaped(text: str) -> str:
+    """Return the whole of ``text`` on one line, with nothing in it that could steer a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def quote(text: str) -> str:

@@ -15,7 +15,7 @@ from hvbridge import __version__
 from .support import MODULE, ROOT, VM, Place, dial, environment, hvbridge, receive_all, run
 
 SCRIPT = Path(sys.executable).with_name("hvbridge" + (".exe" if sys.platform == "win32" else ""))
-COMMANDS = ("run", "check", "connect", "guid", "schema", "demo")
+COMMANDS = ("run", "check", "status", "top", "reload", "connect", "guid", "schema", "demo")
 SSH = "00000016-facb-11e6-bd58-64006a7986d3"
 
 
