@@ -44,12 +44,32 @@ class Starter(Protocol):
         """Start it, or find it starting. Raises `DialError` when that cannot be."""
 
 
+class UpstreamState:
+    """What is known of an upstream, from dials and health checks.
+
+    ``on_change`` hears None when the upstream answers again, and the error when it no longer does; once each.
+    """
+
+    def __init__(self, on_change: Callable[[DialError | None], None] = lambda _: None) -> None:
+        self._on_change = on_change
+        self.is_known = False
+        self.error: DialError | None = None
+        """Why it is down."""
+
+    def note(self, error: DialError | None) -> None:
+        """Take in that it has answered, or why it has not."""
+        if error is not None and error.cause in _OURS:
+            return
+        before, self.error, self.is_known = self.error, error, True
+        if (error is None) != (before is None):
+            self._on_change(error)
+
+
 class Dialer:
     """Dials one upstream for the connections of one forward.
 
     ``dial`` has a deadline of its own, ``dial_timeout``. For ``wait`` seconds from its begin, a dial that failed by
-    a passing cause is tried again. ``on_change`` hears None when the upstream answers again, and the error when it
-    no longer does; once each.
+    a passing cause is tried again.
     """
 
     def __init__(
@@ -61,7 +81,7 @@ class Dialer:
         max_pending: int,
         wait: float = 0.0,
         starter: Starter | None = None,
-        on_change: Callable[[DialError | None], None] = lambda _: None,
+        state: UpstreamState | None = None,
         jitter: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self.upstream = upstream
@@ -70,20 +90,19 @@ class Dialer:
         self._slots = Slots(max_pending)
         self._wait = wait
         self._starter = starter
-        self._on_change = on_change
+        self._state = state or UpstreamState()
         self._jitter = jitter
-        self._is_down = False
 
     async def dial(self) -> SocketStream:
         """Return a connected stream, which the caller closes. Raises the `DialError` of the last try."""
         try:
             stream = await self._dial_in_turn()
         except DialError as error:
-            self._note(error)
+            self._state.note(error)
             if not self._wait or error.cause not in _PASSING:
                 raise
             stream = await self._keep_dialling(error)
-        self._note(None)
+        self._state.note(None)
         return stream
 
     async def _keep_dialling(self, error: DialError) -> SocketStream:
@@ -117,11 +136,3 @@ class Dialer:
             await self._slots.wait()
             return
         raise DialError(self.upstream, Cause.BUSY, advice=_QUEUE_FULL)
-
-    def _note(self, error: DialError | None) -> None:
-        if error is not None and error.cause in _OURS:
-            return
-        is_down = error is not None
-        if is_down != self._is_down:
-            self._is_down = is_down
-            self._on_change(error)

@@ -1,7 +1,7 @@
 """The way of one connection: accept → admit → dial → splice → account.
 
-Owns: that order, a forward's limits, and exactly one closing record for each connection. Refuses: the
-config, how bytes move (`splice`), how an upstream is reached (`dialer`), and where records go.
+Owns: that order, what is open, and exactly one closing record for each connection. Refuses: the config, how many
+may come (`gate`), how bytes move (`splice`), how an upstream is reached (`dialer`), and where records go.
 """
 
 import itertools
@@ -13,7 +13,9 @@ import trio
 
 from hvbridge.dialer import Dialer
 from hvbridge.endpoint import Endpoint
-from hvbridge.slots import Slots
+from hvbridge.gate import Gate
+from hvbridge.introduction import Introduction
+from hvbridge.sources import Sources
 from hvbridge.splice import Limits, Reason, Splicer, Transfer
 from hvbridge.stream import SocketStream
 from hvbridge.transport.errors import DialError
@@ -48,41 +50,54 @@ class Record:
     """Bytes each way, and why it ended."""
     bug: Exception | None = None
     """An exception that no peer can cause: a fault of this program."""
+    is_unwanted: bool = False
+    """Whether it is to be closed as soon as it has been dialled."""
     id: int = field(default_factory=_ids.__next__)
     """Counts the connections of this process, from 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """What a connection meets after it has been accepted."""
+
+    dialer: Dialer
+    limits: Limits
+    gate: Gate
+    sources: Sources | None = None
+    """Who may connect; None is everyone who can reach the listener."""
+    hold: AbstractContextManager[None] = NOTHING
+    """Entered, by many at once, for as long as a connection needs its upstream."""
+    introduction: Introduction | None = None
+    """How it is heard, and told, who the client is."""
 
 
 class Forward:
     """Serves listeners by splicing each connection with a dialled upstream.
 
-    ``account`` is called once for each connection, after it has closed, and must not raise. ``exhausted``
-    hears once that accepting pauses, for want of descriptors or memory. ``hold`` is entered, by many at
-    once, for as long as a connection needs its upstream.
+    ``way`` may be replaced at any time: connections accepted from then on go the new one. ``account`` is called once
+    for each connection, after it has closed, and must not raise. ``exhausted`` hears once that accepting pauses, for
+    want of descriptors or memory.
     """
 
     def __init__(
         self,
         name: str,
-        dialer: Dialer,
+        way: Way,
         splicer: Splicer,
-        limits: Limits,
         *,
-        max_connections: int,
         account: Callable[[Record], None],
         exhausted: Callable[[OSError], None] = lambda _: None,
-        hold: AbstractContextManager[None] = NOTHING,
     ) -> None:
         self.name = name
-        self._dialer = dialer
+        self.way = way
+        self.open: dict[int, Record] = {}
+        """The connections that have not closed yet, by their ids; their counters are live."""
         self._splicer = splicer
-        self._limits = limits
-        self._places = Slots(max_connections)  # above them, connections wait in the kernel's backlog
         self._account = account
         self._exhausted = exhausted
-        self._hold = hold
 
     async def serve(self, listeners: Sequence[Listener], connections: trio.Nursery) -> None:
-        """Accept until cancelled, and close the listeners; the connections live on in ``connections``."""
+        """Accept until cancelled; the connections live on in ``connections``, and the caller closes the listeners."""
         async with trio.open_nursery() as accepting:
             for listener in listeners:
                 accepting.start_soon(self._accept, listener, connections)
@@ -90,40 +105,59 @@ class Forward:
     async def _accept(self, listener: Listener, connections: trio.Nursery) -> None:
         # trio.serve_listeners would take connections one by one, at a third of the speed; its manners are kept.
         is_exhausted_told = False
-        async with listener:
-            while True:
-                await listener.wait()
-                await self._places.wait()
-                try:
-                    clients = listener.take(min(self._places.free, _BATCH))
-                except OSError as error:
-                    if not is_exhausted(error):
-                        raise
-                    if not is_exhausted_told:
-                        self._exhausted(error)
-                    is_exhausted_told = True
-                    await trio.sleep(_EXHAUSTED_PAUSE)
-                    continue
-                is_exhausted_told = False
-                self._places.free -= len(clients)
-                now = trio.current_time()
-                for client in clients:
-                    connections.start_soon(self._connection, client, now)
+        while True:
+            await listener.wait()
+            await self.way.gate.wait()
+            way = self.way
+            try:
+                clients = listener.take(way.gate.take(_BATCH))
+            except OSError as error:
+                if not is_exhausted(error):
+                    raise
+                if not is_exhausted_told:
+                    self._exhausted(error)
+                is_exhausted_told = True
+                await trio.sleep(_EXHAUSTED_PAUSE)
+                continue
+            is_exhausted_told = False
+            now = trio.current_time()
+            for client in clients:
+                record = Record(self.name, client.peer, way.dialer.upstream, now)
+                if no_room := way.gate.enter():
+                    client.abort()
+                    record.transfer.reason, record.transfer.detail = Reason.REFUSED, no_room
+                    self._account(record)
+                else:
+                    self.open[record.id] = record
+                    connections.start_soon(self._connection, client, record, way)
 
-    async def _connection(self, client: SocketStream, accepted: float) -> None:
-        record = Record(self.name, client.peer, self._dialer.upstream, accepted)
+    async def _connection(self, client: SocketStream, record: Record, way: Way) -> None:
         transfer = record.transfer
         try:
             await client.do_handshake()
+            heard = None if way.introduction is None else await way.introduction.hear(client)
             record.peer = client.peer
-            with self._hold:
-                upstream = await self._dialer.dial()  # in this task: a hanging dial keeps nobody else waiting
+            if way.sources is not None and not way.sources.admits(client.origin):
+                raise _RefusedError("allow does not name where it comes from")
+            with way.hold:
+                upstream = await way.dialer.dial()  # in this task: a hanging dial keeps nobody else waiting
                 record.dial_seconds = trio.current_time() - record.accepted
-                await self._splicer.splice(client, upstream, self._limits, transfer)
+                if way.introduction is not None:
+                    await way.introduction.tell(client, heard, upstream)
+                if record.is_unwanted:
+                    upstream.abort()
+                    raise _UnwantedError
+                await self._splicer.splice(client, upstream, way.limits, transfer)
+        except _RefusedError as error:
+            transfer.reason, transfer.detail = Reason.REFUSED, str(error)
+        except _UnwantedError:
+            transfer.reason = Reason.CLOSED_BY_ADMIN
         except HandshakeError as error:
             transfer.reason, transfer.detail = Reason.ERROR_ON_CLIENT, str(error)
         except DialError as error:
             transfer.reason, transfer.detail = Reason.DIAL_FAILED, str(error)
+        except trio.BrokenResourceError as error:
+            transfer.reason, transfer.detail = Reason.RESET_BY_UPSTREAM, str(error)
         except trio.Cancelled:
             transfer.reason = Reason.SHUTDOWN
             raise
@@ -132,6 +166,26 @@ class Forward:
             record.bug = error
         finally:
             client.abort()  # does nothing after the splice, which has closed it already
-            self._places.leave()
+            way.gate.leave()
+            del self.open[record.id]
             record.seconds = trio.current_time() - record.accepted
             self._account(record)
+
+    def close(self, connection: int) -> bool:
+        """Close one connection, or note that it is to be closed once it is dialled; False where it is not open."""
+        record = self.open.get(connection)
+        if record is None:
+            return False
+        if record.transfer.end is None:
+            record.is_unwanted = True
+        else:
+            record.transfer.end(Reason.CLOSED_BY_ADMIN, "")
+        return True
+
+
+class _RefusedError(Exception):
+    """The client may not connect."""
+
+
+class _UnwantedError(Exception):
+    """The connection was closed before it was spliced."""

@@ -36,7 +36,8 @@ class VmPower(AbstractContextManager[None]):
         self._upstream = upstream
         self._vm = vm
         self._directory = directory
-        self._idle_save = idle_save
+        self.idle_save = idle_save
+        """Seconds; may be changed, and counts from the next time that the last connection has gone."""
         self._on_change = on_change
         self._starting = trio.Lock()
         self._started = -math.inf
@@ -68,12 +69,12 @@ class VmPower(AbstractContextManager[None]):
 
     async def save_when_idle(self) -> None:
         """Save the VM whenever the time has come, until cancelled."""
-        if self._idle_save == math.inf:
-            return
         while True:
             await self._idle.wait()
             self._idle = trio.Event()
-            await trio.sleep(self._idle_save)
+            if self.idle_save == math.inf:
+                continue
+            await trio.sleep(self.idle_save)
             if self._is_ours and not self._connections and not self._idle.is_set():
                 await self._save()
 

@@ -5,6 +5,7 @@ Refuses: rules of one platform or of the emulator; those come with the transport
 """
 
 import ipaddress
+from uuid import UUID
 
 from hvbridge import ids
 from hvbridge.endpoint import (
@@ -12,28 +13,54 @@ from hvbridge.endpoint import (
     Endpoint,
     HypervEndpoint,
     NamedHypervEndpoint,
+    SystemdEndpoint,
     TcpEndpoint,
     UnixEndpoint,
     VsockEndpoint,
 )
+from hvbridge.sources import Network, Source
 
 _LOCALHOST = {4: "127.0.0.1", 6: "::1"}
 _UNSPECIFIED = {4: "0.0.0.0", 6: "::"}
 
 
 def exposure_fault(endpoint: Endpoint) -> str | None:
-    """Say why a listener needs ``expose = true``; None when it can be reached from this machine only."""
+    """Say why a listener needs ``expose = true``; None when it can be reached from this machine only.
+
+    What systemd binds, its own configuration has exposed.
+    """
     if not isinstance(endpoint, TcpEndpoint) or _is_loopback(endpoint.host):
         return None
     return (
-        f"others on the network could connect to {endpoint.host}; "
-        "write 127.0.0.1 for this machine alone, or add expose = true"
+        f"others on the network could connect to {endpoint.host}; write 127.0.0.1 for this machine alone, "
+        "name in allow who may, or add expose = true"
     )
+
+
+def source_fault(listen: Endpoint, source: Source) -> str | None:
+    """Say why no client of ``listen`` comes from ``source``."""
+    match listen:
+        case TcpEndpoint():
+            fits = isinstance(source, Network)
+            what = "clients of a TCP listener come from networks; write one such as 192.0.2.0/24"
+        case VsockEndpoint():
+            fits = isinstance(source, int)
+            what = "clients of a vsock listener come from CIDs; write a number"
+        case HypervEndpoint() | NamedHypervEndpoint():
+            fits = isinstance(source, UUID)
+            what = 'clients of a Hyper-V listener come from VMs; write the GUID of one, or "host"'
+        case SystemdEndpoint():
+            return None  # of which kind its socket is, shows when systemd has passed it
+        case _:
+            return "its transport does not tell where clients come from; leave allow out"
+    return None if fits else what
 
 
 def connect_fault(endpoint: Endpoint) -> str | None:
     """Say why nothing can connect to ``endpoint``, on any platform."""
     match endpoint:
+        case SystemdEndpoint():
+            return "systemd:// is for listeners, which systemd has bound; write the address of the service"
         case TcpEndpoint(port=0):
             return "port 0 is for listeners, where the system picks one; write the port of the service"
         case TcpEndpoint(host="0.0.0.0" | "::"):

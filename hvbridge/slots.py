@@ -10,10 +10,12 @@ import trio
 class Slots:
     """``free`` slots of a limit: whoever takes one subtracts it, and must `leave` it."""
 
-    __slots__ = ("_waiting", "free")
+    __slots__ = ("_waiting", "free", "limit")
 
     def __init__(self, limit: int) -> None:
+        self.limit = limit
         self.free = limit
+        """Fewer than none where the limit was lowered below what was taken."""
         self._waiting = trio.lowlevel.ParkingLot()
 
     async def wait(self) -> None:
@@ -26,3 +28,9 @@ class Slots:
         self.free += 1
         if self._waiting:
             self._waiting.unpark()
+
+    def resize(self, limit: int) -> None:
+        """Change the limit; who has a slot keeps it."""
+        self.free += limit - self.limit
+        self.limit = limit
+        self._waiting.unpark_all()

@@ -15,6 +15,8 @@ from contextlib import suppress
 
 import trio
 
+from hvbridge.sources import Origin
+
 _LINGER_RESET = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 """SO_LINGER on, with zero seconds: close() sends a reset. ``struct linger`` is two u_short on Windows."""
 
@@ -56,7 +58,7 @@ class SocketStream(Stream):
     Making one makes no system call, and trio's socket only where it is used: two are made for each connection.
     """
 
-    __slots__ = ("_closed", "_sending", "_shut", "_trio_socket", "peer", "plain")
+    __slots__ = ("_closed", "_sending", "_shut", "_trio_socket", "origin", "peer", "plain")
 
     splices_plainly = True
     """Whether splice(2) is worth it in this family, and a short read has taken all that there was.
@@ -76,7 +78,9 @@ class SocketStream(Stream):
         else:
             self._trio_socket = sock
         self.peer = ""
-        """Who is at the other end, as far as the transport tells."""
+        """Who is at the other end, in words, as far as the transport tells."""
+        self.origin: Origin = None
+        """The same, for `hvbridge.sources`."""
         self._sending = False
         self._shut = False
         self._closed = False

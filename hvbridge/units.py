@@ -1,4 +1,4 @@
-"""Durations and sizes as people write them: `"500ms"`, `"2m"`, `"off"`, `"64KiB"`.
+"""Durations, sizes and rates as people write them: `"500ms"`, `"2m"`, `"off"`, `"64KiB"`, `"10/s"`.
 
 Owns: parsing and printing; what is printed parses back to the same value.
 Refuses: which values a setting takes, apart from a bound that keeps the arithmetic sound.
@@ -18,6 +18,9 @@ MAX_DURATION = 366 * 24 * 3600.0
 MAX_SIZE = 1 << 62
 """Bytes: what fits a signed 64-bit number, with room."""
 
+MIN_BANDWIDTH = 1 << 10
+"""Bytes a second. Below, a connection is as good as dead."""
+
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 _DIGITS_AFTER_POINT = 6
@@ -25,6 +28,7 @@ _DIGITS_AFTER_POINT = 6
 
 # Bounded repeats: int() refuses a text of thousands of digits with an error of its own.
 _DURATION = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?) ?(ms|s|m|h)?")
+_RATE = re.compile(r"([0-9]{1,9}) ?/ ?(s|m|h)")
 _SIZE = re.compile(r"([0-9]{1,19}) ?(B|KiB|MiB|GiB)?")
 
 
@@ -77,6 +81,59 @@ def format_duration(seconds: float) -> str:
     if 0 < milliseconds < 1000 and milliseconds / 1000 == seconds:
         return f"{milliseconds}ms"
     return f"{seconds:.{_DIGITS_AFTER_POINT}f}".rstrip("0").rstrip(".") + "s"
+
+
+def parse_rate(value: object) -> float:
+    """Return the times a second that ``value`` stands for: a text such as `"10/s"`, `"30/m"`, or `"off"` (`OFF`).
+
+    Raises:
+        UnitError: it is none of these, or 0.
+    """
+    advice = 'write a text such as "10/s" or "30/m", or "off"'
+    if value == "off":
+        return OFF
+    match = _RATE.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise UnitError(f"{shown(value)} is not a rate; {advice}")
+    if not int(match[1]):
+        raise UnitError(f"a rate of 0 would let nothing through; {advice}")
+    return int(match[1]) / _SECONDS[match[2]]
+
+
+def format_rate(rate: float) -> str:
+    """Return the text that `parse_rate` reads back as ``rate``."""
+    if rate == OFF:
+        return "off"
+    for unit in ("s", "m", "h"):
+        count = rate * _SECONDS[unit]
+        if math.isclose(count, round(count)):
+            break
+    return f"{count:.0f}/{unit}"
+
+
+def parse_bandwidth(value: object) -> float:
+    """Return the bytes a second that ``value`` stands for: a size with `"/s"` after it, or `"off"` (`OFF`).
+
+    Raises:
+        UnitError: it is none of these, or less than `MIN_BANDWIDTH`.
+    """
+    advice = 'write a text such as "512KiB/s" or "10MiB/s", or "off"'
+    if value == "off":
+        return OFF
+    if not isinstance(value, str) or not value.endswith("/s"):
+        raise UnitError(f"{shown(value)} is not a bandwidth; {advice}")
+    try:
+        size = parse_size(value.removesuffix("/s"))
+    except UnitError:
+        raise UnitError(f"{shown(value)} is not a bandwidth; {advice}") from None
+    if size < MIN_BANDWIDTH:
+        raise UnitError(f"{shown(value)} is less than {format_size(MIN_BANDWIDTH)}/s; {advice}")
+    return float(size)
+
+
+def format_bandwidth(bandwidth: float) -> str:
+    """Return the text that `parse_bandwidth` reads back as ``bandwidth``."""
+    return "off" if bandwidth == OFF else f"{format_size(int(bandwidth))}/s"
 
 
 def parse_size(value: object) -> int:

@@ -61,6 +61,7 @@ class FakeForward:
     ends: trio.Event = field(default_factory=trio.Event)
     accepting: bool = False
     outcome: str = ""
+    open: dict[int, object] = field(default_factory=dict)
 
     async def serve(self, listeners: Sequence[object], connections: trio.Nursery) -> None:
         self.accepting = True
@@ -84,7 +85,10 @@ class FakeForward:
 
 
 async def serve(forward: FakeForward, shutdown: bridge.Shutdown) -> None:
-    await bridge.serve([(forward, [])], shutdown)  # type: ignore[list-item]
+    running = bridge.Bridge()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(running.run, shutdown)
+        running.start(forward, [])  # type: ignore[arg-type]
 
 
 async def test_drains_until_the_last_connection_ends(

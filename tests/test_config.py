@@ -15,7 +15,7 @@ from hvbridge import ids
 from hvbridge.config import Config, EmulatorSettings, Machine, Settings, load_config
 from hvbridge.endpoint import HypervEndpoint, TcpEndpoint, UnixEndpoint, VsockEndpoint
 from hvbridge.registration import Service
-from hvbridge.units import OFF, format_duration, format_size
+from hvbridge.units import OFF, format_bandwidth, format_duration, format_rate, format_size
 
 FORWARD = """
 [[forward]]
@@ -190,6 +190,10 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "tcp_keepalive": st.integers(1, 32400).map(float) | st.just(OFF),
     "max_connections": st.integers(1, 10**6),
     "max_pending_dials": st.integers(1, 10**6),
+    "when_full": st.sampled_from(["queue", "refuse"]),
+    "rate": st.integers(1, 10**6).map(float) | st.just(OFF),
+    "bandwidth": st.integers(1024, 1 << 40).map(float) | st.just(OFF),
+    "proxy_protocol": st.sampled_from(["off", "v1", "v2"]),
     "backlog": st.integers(1, 65535),
     "buffer": st.integers(4096, 1 << 30) | st.none(),
     "expose": st.booleans(),
@@ -201,8 +205,12 @@ SETTINGS = st.fixed_dictionaries({}, optional=VALUES)
 
 def written(key: str, value: Any) -> str:
     """A setting as a line of TOML."""
-    if key == "buffer":
-        text: Any = "system" if value is None else format_size(value)
+    if key == "rate":
+        text: Any = format_rate(value)
+    elif key == "bandwidth":
+        text = format_bandwidth(value)
+    elif key == "buffer":
+        text = "system" if value is None else format_size(value)
     else:
         text = format_duration(value) if isinstance(value, float) else value
     return f"{key} = {str(text).lower() if isinstance(text, bool) else repr(text)}\n"
@@ -228,5 +236,5 @@ def test_every_setting_arrives(
 
 def test_the_property_test_covers_every_setting() -> None:
     """A setting that is added must be added to the property test, too."""
-    on_vms_only = {"start", "idle_save"}  # they have rules of their own, and tests above
-    assert VALUES.keys() | on_vms_only == Settings.model_fields.keys()
+    with_rules = {"start", "idle_save", "allow", "accept_proxy", "health"}  # and tests of their own
+    assert VALUES.keys() | with_rules == Settings.model_fields.keys()

@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from hvbridge.dialer import Dialer
+from hvbridge.dialer import Dialer, UpstreamState
 from hvbridge.endpoint import HypervEndpoint
 from hvbridge.power import VmPower
 from hvbridge.transport.errors import Cause, DialError
@@ -131,7 +131,7 @@ async def test_a_change_is_told_once(make: Make, autojump_clock: trio.testing.Mo
     """However many connections wait, down is told once, and up once."""
     told: list[DialError | None] = []
     upstream = Upstream(up_at=10)
-    dialer = make(upstream, on_change=told.append)
+    dialer = make(upstream, state=UpstreamState(told.append))
     async with trio.open_nursery() as nursery:
         for _ in range(20):
             nursery.start_soon(dialer.dial)
@@ -145,7 +145,7 @@ async def test_our_own_want_is_no_change_of_the_upstream(
     """When this process is out of something, nothing is said about the upstream."""
     told: list[DialError | None] = []
     with pytest.raises(DialError):
-        await make(Upstream(up_at=5, cause=cause), wait=0, on_change=told.append).dial()
+        await make(Upstream(up_at=5, cause=cause), wait=0, state=UpstreamState(told.append)).dial()
     assert told == []
 
 

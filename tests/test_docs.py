@@ -260,7 +260,13 @@ def test_causes_are_complete() -> None:
     assert causes == [str(cause) for cause in Cause]
 
 
-_EXAMPLES = ("hyperv://parent/ssh", "vsock://host:22", "tcp://127.0.0.1:22", "unix:///run/app.sock")
+_EXAMPLES = (
+    "hyperv://parent/ssh",
+    "vsock://host:22",
+    "tcp://127.0.0.1:22",
+    "unix:///run/app.sock",
+    "systemd://ssh",
+)
 
 
 def test_next_steps_are_the_ones_that_are_told() -> None:

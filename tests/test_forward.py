@@ -1,8 +1,9 @@
 """The way of one connection, with scripted clients, dials and splices, in virtual time."""
 
 import errno
+import math
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import trio
@@ -10,7 +11,11 @@ import trio.testing
 
 from hvbridge.dialer import Dialer
 from hvbridge.endpoint import TcpEndpoint
-from hvbridge.forward import Forward, Record
+from hvbridge.forward import Forward, Record, Way
+from hvbridge.gate import Gate
+from hvbridge.introduction import Introduction
+from hvbridge.slots import Slots
+from hvbridge.sources import Origin, Sources, parse_source
 from hvbridge.splice import Limits, Reason, Transfer
 from hvbridge.transport.errors import Cause, DialError
 from hvbridge.transport.sockets import HandshakeError
@@ -21,8 +26,11 @@ UPSTREAM = TcpEndpoint("192.0.2.1", 22)
 class Client:
     """An accepted stream, as far as a forward handles it."""
 
-    def __init__(self, peer: str = "client", handshake: Exception | None = None) -> None:
+    def __init__(
+        self, peer: str = "client", handshake: Exception | None = None, origin: Origin = None
+    ) -> None:
         self.peer = peer
+        self.origin = origin
         self.aborted = False
         self._handshake = handshake
 
@@ -112,16 +120,25 @@ def stage(nursery: trio.Nursery) -> Callable[..., Stage]:
         dial: Callable[[], Awaitable[Client]] = answer,
         max_connections: int = 100,
         limits: Limits | None = None,
+        *,
+        rate: float = math.inf,
+        refuses: bool = False,
+        sources: Sources | None = None,
+        introduction: Introduction | None = None,
     ) -> Stage:
         records: list[Record] = []
         exhausted: list[OSError] = []
         splices, listener = Splices(), Listener()
         forward = Forward(
             "ssh",
-            Dialer(UPSTREAM, dial, dial_timeout=10.0, max_pending=100),  # type: ignore[arg-type]
+            Way(
+                Dialer(UPSTREAM, dial, dial_timeout=10.0, max_pending=100),  # type: ignore[arg-type]
+                limits or Limits(),
+                Gate([Slots(max_connections)], rate, refuses=refuses),
+                sources=sources,
+                introduction=introduction,
+            ),
             splices,  # type: ignore[arg-type]
-            limits or Limits(),
-            max_connections=max_connections,
             account=records.append,
             exhausted=exhausted.append,
         )
@@ -278,4 +295,96 @@ async def test_cancelling_records_a_shutdown(stage: Callable[..., Stage]) -> Non
     (record,) = at_work.records
     assert record.transfer.reason is Reason.SHUTDOWN
     assert record.transfer.client_to_upstream == 3
-    assert listener.closed
+
+
+async def test_above_the_limit_a_connection_is_refused_where_that_is_wanted(
+    stage: Callable[..., Stage],
+) -> None:
+    """A gate that refuses takes what comes, cuts it at once, and says why in its record."""
+    at_work = stage(max_connections=1, refuses=True)
+    first, second = Client("first"), Client("second")
+    await at_work.admit(first, second)
+    assert (first.aborted, second.aborted) == (False, True)
+    (record,) = at_work.records
+    assert (record.peer, record.transfer.reason) == ("second", Reason.REFUSED)
+    assert "max_connections" in record.transfer.detail
+
+
+async def test_a_rate_lets_the_rest_wait(
+    stage: Callable[..., Stage], autojump_clock: trio.testing.MockClock
+) -> None:
+    """Above the rate connections wait in the backlog, and come in as time allows."""
+    at_work = stage(rate=2.0)
+    await at_work.admit(*(Client() for _ in range(5)))
+    assert at_work.listener.accepted == 2
+    await trio.sleep(0.6)
+    assert at_work.listener.accepted == 3
+    await trio.sleep(1)
+    assert at_work.listener.accepted == 5
+
+
+async def test_only_who_is_allowed_is_dialled_for(stage: Callable[..., Stage]) -> None:
+    """A client that allow does not name is cut before any dial, by a record that says so."""
+    dials = 0
+
+    async def dial() -> Client:
+        nonlocal dials
+        dials += 1
+        return Client("upstream")
+
+    at_work = stage(dial=dial, sources=Sources([parse_source("192.0.2.0/24")]))
+    allowed, other, unknown = Client(origin="192.0.2.7"), Client(origin="198.51.100.1"), Client(origin=None)
+    await at_work.admit(allowed, other, unknown)
+    assert (allowed.aborted, other.aborted, unknown.aborted) == (False, True, True)
+    assert [record.transfer.reason for record in at_work.records] == [Reason.REFUSED] * 2
+    assert dials == 1
+
+
+async def test_an_upstream_that_breaks_off_while_it_is_told_ends_the_connection(
+    stage: Callable[..., Stage],
+) -> None:
+    """When the upstream leaves before it has heard who the client is, the record says who did it."""
+
+    class Deaf(Introduction):
+        """Cannot tell anything."""
+
+        async def tell(self, client: object, heard: object, upstream: object) -> None:
+            raise trio.BrokenResourceError("gone")
+
+    at_work = stage(introduction=Deaf())
+    client = Client()
+    await at_work.admit(client)
+    assert client.aborted
+    assert at_work.records[0].transfer.reason is Reason.RESET_BY_UPSTREAM
+
+
+async def test_a_connection_closed_while_it_is_dialled_ends_after_the_dial(
+    stage: Callable[..., Stage],
+) -> None:
+    """Closing a connection that is not spliced yet takes effect when its dial has ended."""
+    answered, upstream = trio.Event(), Client("upstream")
+
+    async def dial() -> Client:
+        await answered.wait()
+        return upstream
+
+    at_work = stage(dial=dial)
+    await at_work.admit(Client())
+    (number,) = at_work.forward.open
+    assert at_work.forward.close(number)
+    answered.set()
+    await trio.testing.wait_all_tasks_blocked()
+    assert upstream.aborted
+    assert at_work.records[0].transfer.reason is Reason.CLOSED_BY_ADMIN
+    assert not at_work.forward.open
+    assert not at_work.forward.close(number)
+
+
+async def test_a_new_way_is_for_new_connections(stage: Callable[..., Stage]) -> None:
+    """Replacing the way leaves what is open alone."""
+    at_work = stage(max_connections=3)
+    await at_work.admit(Client())
+    way = at_work.forward.way
+    at_work.forward.way = replace(way, limits=Limits(idle_timeout=7))
+    await at_work.admit(Client())
+    assert [limits.idle_timeout for limits in at_work.splices.limits] == [math.inf, 7]

@@ -12,9 +12,13 @@ from hvbridge.units import (
     MAX_SIZE,
     OFF,
     UnitError,
+    format_bandwidth,
     format_duration,
+    format_rate,
     format_size,
+    parse_bandwidth,
     parse_duration,
+    parse_rate,
     parse_size,
 )
 
@@ -164,3 +168,40 @@ def test_anything_is_a_size_or_a_unit_error(value: object) -> None:
         assert "; write" in str(error)  # noqa: PT017 (either way is right here)
     else:
         assert 0 <= size <= MAX_SIZE
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"), [("10/s", 10.0), ("30/m", 0.5), ("1/h", 1 / 3600), ("7 / s", 7.0), ("off", OFF)]
+)
+def test_rates(text: str, rate: float) -> None:
+    """A rate is a whole number in a second, a minute or an hour, and prints so that it reads back."""
+    assert parse_rate(text) == rate
+    assert parse_rate(format_rate(rate)) == rate
+
+
+@given(count=st.integers(1, 10**9 - 1), unit=st.sampled_from("smh"))
+def test_every_rate_reads_back(count: int, unit: str) -> None:
+    """Whatever rate was written, what is printed means the same."""
+    rate = parse_rate(f"{count}/{unit}")
+    assert parse_rate(format_rate(rate)) == pytest.approx(rate)
+
+
+@pytest.mark.parametrize(("text", "bandwidth"), [("10MiB/s", 10.0 * 2**20), ("1024/s", 1024.0), ("off", OFF)])
+def test_bandwidths(text: str, bandwidth: float) -> None:
+    """A bandwidth is a size in a second, and prints so that it reads back."""
+    assert parse_bandwidth(text) == bandwidth
+    assert parse_bandwidth(format_bandwidth(bandwidth)) == bandwidth
+
+
+@pytest.mark.parametrize("value", ["10", "0/s", "-1/s", "1.5/s", "10/d", 10, True, None, "9" * 99 + "/s"])
+def test_what_is_no_rate_is_said(value: Any) -> None:
+    """The message says what to write."""
+    with pytest.raises(UnitError, match="; write a text"):
+        parse_rate(value)
+
+
+@pytest.mark.parametrize("value", ["10MiB", "1/s", "/s", "1MB/s", 10, True, None, "9" * 99 + "/s"])
+def test_what_is_no_bandwidth_is_said(value: Any) -> None:
+    """The message says what to write."""
+    with pytest.raises(UnitError, match="; write a text"):
+        parse_bandwidth(value)

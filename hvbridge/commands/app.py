@@ -42,6 +42,18 @@ OptionalConfigFile = Annotated[
     typer.Argument(metavar="CONFIG", help="The config that has the forwards; hvbridge.toml by default."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a table.")]
+RunningConfig = Annotated[
+    Path,
+    typer.Argument(metavar="CONFIG", help="The config whose bridge is asked; hvbridge.toml by default."),
+]
+AdminUrl = Annotated[
+    str | None,
+    typer.Option("--admin", metavar="URL", help="The admin endpoint to ask, instead of the one in CONFIG."),
+]
+TokenFile = Annotated[
+    Path | None,
+    typer.Option("--token-file", metavar="FILE", help="The file with the token that the endpoint wants."),
+]
 
 
 def _version(wanted: bool) -> None:
@@ -100,14 +112,28 @@ def run(
     log_level: Annotated[
         LogLevel, typer.Option(help="The least important line that is logged.")
     ] = LogLevel.INFO,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Read CONFIG again whenever it changes, as at SIGHUP.")
+    ] = False,
+    exit_idle: Annotated[
+        str, typer.Option(metavar="DURATION", help="End when nobody has been connected for so long.")
+    ] = "off",
 ) -> None:
-    """Run every forward of CONFIG until Ctrl-C or SIGTERM.
+    """Run every forward of CONFIG until Ctrl-C or SIGTERM; SIGHUP reads CONFIG again.
 
     A second signal ends at once. Exit codes: 0 drained, 1 runtime failure, 2 bad usage or config.
     """
     from hvbridge.commands.run import run
 
-    raise typer.Exit(run(config, grace=grace, log_format=log_format.value, log_level=log_level.value))
+    code = run(
+        config,
+        grace=grace,
+        log_format=log_format.value,
+        log_level=log_level.value,
+        watch=watch,
+        exit_idle=exit_idle,
+    )
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -130,6 +156,39 @@ def doctor(
     from hvbridge.commands.doctor import doctor
 
     raise typer.Exit(doctor(config, as_json=as_json))
+
+
+@app.command()
+def status(
+    config: RunningConfig = Path("hvbridge.toml"),
+    admin: AdminUrl = None,
+    token_file: TokenFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the forwards of the running CONFIG: their upstreams, connections and totals."""
+    from hvbridge.commands.status import status
+
+    raise typer.Exit(status(config, admin=admin, token_file=token_file, as_json=as_json))
+
+
+@app.command()
+def top(
+    config: RunningConfig = Path("hvbridge.toml"), admin: AdminUrl = None, token_file: TokenFile = None
+) -> None:
+    """Watch the running CONFIG in the terminal: throughput, busiest connections, recent closings."""
+    from hvbridge.commands.top import top
+
+    raise typer.Exit(top(config, admin=admin, token_file=token_file))
+
+
+@app.command(name="reload")
+def reload_config(
+    config: RunningConfig = Path("hvbridge.toml"), admin: AdminUrl = None, token_file: TokenFile = None
+) -> None:
+    """Let the running CONFIG be read again, and print what changed."""
+    from hvbridge.commands.reload import reload
+
+    raise typer.Exit(reload(config, admin=admin, token_file=token_file))
 
 
 @app.command()

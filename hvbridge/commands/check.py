@@ -48,9 +48,12 @@ def check(path: Path, *, as_json: bool) -> int:
 def load(path: Path) -> Config:
     """Load and check a config for this machine.
 
-    Raises `ConfigError`; ValueError where the environment names a partition that is none.
+    Raises `ConfigError`; ValueError where the environment names a partition that is none, or where the admin endpoint
+    lacks something.
     """
-    return load_config(path, environ=os.environ, machine_of=_machine_of)
+    config = load_config(path, environ=os.environ, machine_of=_machine_of)
+    compose.check_admin(config.admin)
+    return config
 
 
 def load_for_any_machine(path: Path) -> Config:

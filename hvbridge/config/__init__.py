@@ -6,10 +6,11 @@ known of a machine, the caller tells.
 
 from hvbridge.config.faults import ConfigError, Fault
 from hvbridge.config.load import Machine, load_config
-from hvbridge.config.models import Config, EmulatorSettings, Forward, Settings
+from hvbridge.config.models import AdminSettings, Config, EmulatorSettings, Forward, Settings
 from hvbridge.config.reference import config_reference, schema
 
 __all__ = [
+    "AdminSettings",
     "Config",
     "ConfigError",
     "EmulatorSettings",

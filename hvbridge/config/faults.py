@@ -11,7 +11,17 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from tomli import TOMLDecodeError
 
-from hvbridge.config.models import Config, EmulatorSettings, Forward, Settings, Table, bounds
+from hvbridge.config.models import (
+    AdminSettings,
+    Config,
+    EmulatorSettings,
+    Forward,
+    Health,
+    LimitSettings,
+    Settings,
+    Table,
+    bounds,
+)
 from hvbridge.wording import kind_of, nearest, quote, shown
 
 Path = tuple[str | int, ...]
@@ -104,16 +114,24 @@ def of_shape(error: ErrorDetails) -> str:
             return f"this key is missing; write {_example(path)}"
         case "extra_forbidden":
             return _unknown_key(path)
+        case "tuple_type" if path != ("forward",):
+            return f"{kind_of(value)} is not a list; write {_example(path)}"
         case "tuple_type" if isinstance(value, dict):
             return "one pair of brackets is a single table; write [[forward]] with two, once for each forward"
         case "tuple_type":
             return f"{kind_of(value)} is not a list of forwards; write [[forward]] on a line of its own"
+        case "model_type" if path[-1] == "health":
+            return f'{kind_of(value)} is not a table; write health = {{ expect = "SSH-" }}, or health = {{}}'
         case "model_type" if len(path) > 1:
             return (
                 f"{kind_of(value)} is not a forward; write [[forward]] and below it name, listen and connect"
             )
         case "model_type":
             return f"{kind_of(value)} is not a table; write [{path[0]}] on a line of its own, once"
+        case "string_type" if path[-1] != "name":
+            return f"{kind_of(value)} is not a text; write {_example(path)}"
+        case "string_too_long":
+            return f"this text is too long; write at most {context['max_length']} characters"
         case "string_type":
             return f"{kind_of(value)} is not a name; write {_example(path)}"
         case "string_pattern_mismatch":
@@ -151,7 +169,15 @@ def _unknown_key(path: Path) -> str:
 def _table(path: Path) -> type[Table]:
     if len(path) == 1:
         return Config
-    tables: dict[str, type[Table]] = {"forward": Forward, "defaults": Settings, "emulator": EmulatorSettings}
+    if "health" in path[:-1]:
+        return Health
+    tables: dict[str, type[Table]] = {
+        "forward": Forward,
+        "defaults": Settings,
+        "emulator": EmulatorSettings,
+        "admin": AdminSettings,
+        "limits": LimitSettings,
+    }
     return tables[str(path[0])]
 
 
@@ -162,6 +188,8 @@ def _field(path: Path) -> FieldInfo:
 def _example(path: Path) -> str:
     field = _field(path)
     example = field.examples[0] if field.examples else field.default
+    if isinstance(example, list):
+        return f"{path[-1]} = [{', '.join(map(quote, example))}]"
     return f"{path[-1]} = {quote(example) if isinstance(example, str) else example}"
 
 

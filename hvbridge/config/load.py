@@ -17,8 +17,9 @@ from pydantic import ValidationError
 from hvbridge import rules
 from hvbridge.config.faults import ConfigError, Fault, Path, is_unknown_key, of_shape, of_syntax
 from hvbridge.config.models import Config, EmulatorSettings, Settings
-from hvbridge.endpoint import Endpoint, EndpointError, parse_endpoint
+from hvbridge.endpoint import Endpoint, EndpointError, TcpEndpoint, UnixEndpoint, parse_endpoint
 from hvbridge.registration import RegistrationError, Service, ServiceNames
+from hvbridge.sources import parse_source
 from hvbridge.wording import nearest, printable, quote
 
 Role = Literal["listen", "connect"]
@@ -59,13 +60,14 @@ def load_config(
     document = _parse(file, text)
     found = _Findings()
     document = _expanded((), document, environ, found)
-    _place_emulator(document, file)
+    _place_paths(document, file)
     inherited = _inherit_defaults(document)
     machine = _machine(document, machine_of)
     _read_endpoints(document, machine.services, found)
     config = _validated(document, inherited, found)
     _check_names(document, found)
     _check_endpoints(document, machine.fault, found)
+    _check_admin(document, found)
     if config is None or found.faults:
         raise ConfigError(found.located(file, text, document))
     return config
@@ -187,11 +189,12 @@ def _expanded(path: Path, value: Any, environ: Mapping[str, str], found: _Findin
     return _VARIABLE.sub(variable, value)
 
 
-def _place_emulator(document: dict[str, Any], file: str) -> None:
-    """Take the emulator's directory from the config's, wherever the process was started."""
-    emulator = document.get("emulator")
-    if isinstance(emulator, dict) and isinstance(emulator.get("dir"), str) and emulator["dir"]:
-        emulator["dir"] = str(pathlib.Path(file).parent.absolute() / emulator["dir"])
+def _place_paths(document: dict[str, Any], file: str) -> None:
+    """Take paths from the config's directory, wherever the process was started."""
+    for name, key in (("emulator", "dir"), ("admin", "token_file")):
+        table = document.get(name)
+        if isinstance(table, dict) and isinstance(table.get(key), str) and table[key]:
+            table[key] = str(pathlib.Path(file).parent.absolute() / table[key])
 
 
 def _inherit_defaults(document: dict[str, Any]) -> set[Path]:
@@ -255,6 +258,44 @@ def _check_names(document: dict[str, Any], found: _Findings) -> None:
             found.add(path, f"forward #{first[name] + 1} has this name, too; write one of its own")
 
 
+def _check_allow(index: int, table: dict[str, Any], listen: Endpoint, found: _Findings) -> None:
+    allow = table.get("allow")
+    if not isinstance(allow, list):
+        return
+    for place, item in enumerate(allow):
+        path = ("forward", index, "allow", place)
+        if found.spoils(path):
+            continue
+        try:
+            source = parse_source(item) if isinstance(item, str) else item
+        except ValueError:  # told already, where it stands
+            continue
+        if fault := rules.source_fault(listen, source):
+            found.add(path, fault)
+
+
+def _check_admin(document: dict[str, Any], found: _Findings) -> None:
+    admin = document.get("admin")
+    if not isinstance(admin, dict):
+        return
+    path = ("admin", "listen")
+    listen = admin.get("listen")
+    if not isinstance(listen, str) or found.spoils(path):
+        return
+    try:
+        endpoint = parse_endpoint(listen)
+    except EndpointError:
+        return
+    if not isinstance(endpoint, TcpEndpoint | UnixEndpoint):
+        found.add(path, "the admin endpoint listens on TCP or on a Unix socket; write tcp:// or unix://")
+    elif admin.get("token_file") is None and rules.exposure_fault(endpoint):
+        found.add(
+            path,
+            f"others on the network could reach {endpoint}; write tcp://127.0.0.1:PORT for this machine alone, "
+            "or add a token_file",
+        )
+
+
 def _check_endpoints(
     document: dict[str, Any], judge: Callable[[Endpoint, Role], str | None], found: _Findings
 ) -> None:
@@ -267,8 +308,9 @@ def _check_endpoints(
         if isinstance(listen, Endpoint):
             path = ("forward", index, "listen")
             faults = [judge(listen, "listen")]
-            if table.get("expose", False) is False:
+            if table.get("expose", False) is False and not table.get("allow"):
                 faults.append(rules.exposure_fault(listen))
+            _check_allow(index, table, listen, found)
             for other, taken in listeners:
                 if rules.collide(listen, taken):
                     faults.append(

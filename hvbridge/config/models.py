@@ -15,7 +15,19 @@ from pydantic_core import CoreSchema, core_schema
 
 from hvbridge import ids
 from hvbridge.endpoint import Endpoint, parse_endpoint
-from hvbridge.units import OFF, UnitError, format_duration, format_size, parse_duration, parse_size
+from hvbridge.sources import Network, Source, parse_source, source_text
+from hvbridge.units import (
+    OFF,
+    UnitError,
+    format_bandwidth,
+    format_duration,
+    format_rate,
+    format_size,
+    parse_bandwidth,
+    parse_duration,
+    parse_rate,
+    parse_size,
+)
 from hvbridge.wording import kind_of, shown
 
 _SHORTEST_TIMEOUT = 0.001
@@ -29,7 +41,7 @@ NAME_PATTERN = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 """Names stand in logs, metrics and ssh_config(5), where spaces and quotes make trouble."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Notation:
     """How a value that TOML has no type for is written: read by ``parse``, printed by ``show``.
 
@@ -98,6 +110,21 @@ def _endpoint(value: object) -> Endpoint:
     return parse_endpoint(value)
 
 
+def _source(value: object) -> Source:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value  # a CID
+    if not isinstance(value, str):
+        raise ValueError(f'{shown(value)} is no source of connections; write a text such as "192.0.2.0/24"')
+    return parse_source(value)
+
+
+def _network(value: object) -> Network:
+    source = _source(value)
+    if not isinstance(source, Network):
+        raise ValueError(f'{shown(value)} is no network; write one such as "127.0.0.1" or "192.0.2.0/24"')
+    return source
+
+
 def _directory(value: object) -> str:
     if not isinstance(value, str) or not value or "\0" in value:
         raise ValueError(f'{shown(value)} is not a directory; write its path in quotes, as in "emulator"')
@@ -145,8 +172,34 @@ EndpointText = Annotated[
         {
             "type": "string",
             "pattern": "^(([Tt][Cc][Pp]://)?[^/]+:[0-9]+|[Vv][Ss][Oo][Cc][Kk]://[^/]+:[0-9]+"
-            "|[Hh][Yy][Pp][Ee][Rr][Vv]://[^/]+/[^/]+|[Uu][Nn][Ii][Xx]:///.+)$",
+            "|[Hh][Yy][Pp][Ee][Rr][Vv]://[^/]+/[^/]+|[Uu][Nn][Ii][Xx]:///.+"
+            "|[Ss][Yy][Ss][Tt][Ee][Mm][Dd]://[ -9;-~]{1,255})$",
         },
+    ),
+]
+SourceText = Annotated[
+    Source,
+    Notation(
+        "source",
+        _source,
+        source_text,
+        {"anyOf": [{"type": "string", "minLength": 1}, {"type": "integer", "minimum": 0}]},
+    ),
+]
+NetworkText = Annotated[
+    Network, Notation("network", _network, str, {"type": "string", "pattern": "^[0-9a-fA-F.:]+(/[0-9]+)?$"})
+]
+RateText = Annotated[
+    float,
+    Notation("rate", parse_rate, format_rate, {"type": "string", "pattern": "^([0-9]+ ?/ ?(s|m|h)|off)$"}),
+]
+BandwidthText = Annotated[
+    float,
+    Notation(
+        "bandwidth",
+        parse_bandwidth,
+        format_bandwidth,
+        {"type": "string", "pattern": "^([0-9]+ ?(B|KiB|MiB|GiB)?/s|off)$"},
     ),
 ]
 Directory = Annotated[str, Notation("path", _directory, str, {"type": "string", "minLength": 1})]
@@ -165,6 +218,27 @@ class Table(BaseModel):
     """A table of the file: no other keys, no conversion of types, no change once read."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Health(Table):
+    """How an upstream is checked without a client."""
+
+    interval: Timeout = Field(
+        default=30.0,
+        description="Time between two checks. 30 seconds are soon enough for a person, and no load.",
+    )
+    timeout: Timeout = Field(
+        default=5.0,
+        description="How long the dial, and the bytes that are expected, may take each. 5 seconds: what takes longer "
+        "is not well.",
+    )
+    expect: str = Field(
+        default="",
+        max_length=1024,
+        description="What the service says first of itself, as sshd says SSH-. Empty, because most services wait for "
+        "the client; then a dial that succeeds is enough.",
+        examples=["SSH-"],
+    )
 
 
 class Settings(Table):
@@ -218,6 +292,44 @@ class Settings(Table):
         le=1_000_000,
         description="Dials at once; above it, accepted connections wait their turn, for up to dial_timeout. "
         "64 hide a slow guest, and a VM that is off is not stormed.",
+    )
+    when_full: Literal["queue", "refuse"] = Field(
+        default="queue",
+        description="What happens to connections above max_connections or rate: they wait in the backlog, or are "
+        "reset at once. Queue, because most peaks are short.",
+    )
+    rate: RateText = Field(
+        default=OFF,
+        description="New connections in a time; above it, when_full says what happens to them. Off, because a limit "
+        "that suits nobody's clients harms them.",
+    )
+    bandwidth: BandwidthText = Field(
+        default=OFF,
+        description="Bytes a second of each connection, each way. Off, because most links have limits of their own.",
+    )
+    allow: tuple[SourceText, ...] = Field(
+        default=(),
+        strict=False,
+        description="Who may connect: networks for a TCP listener, GUIDs of VMs or host for a Hyper-V listener, CIDs "
+        "for a vsock listener. Empty: everyone who can reach the listener.",
+        examples=[["192.0.2.0/24"]],
+    )
+    accept_proxy: tuple[NetworkText, ...] = Field(
+        default=(),
+        strict=False,
+        description="Networks of fronting proxies, whose connections begin with a PROXY protocol header; it tells who "
+        "the client is. Empty: nobody is believed.",
+        examples=[["127.0.0.1"]],
+    )
+    proxy_protocol: Literal["off", "v1", "v2"] = Field(
+        default="off",
+        description="Tell the upstream who the client is, by a PROXY protocol header before the data. Off, because "
+        "only a service that expects the header understands it.",
+    )
+    health: Health | None = Field(
+        default=None,
+        description='Check the upstream without a client, as in health = { expect = "SSH-" }. None, because a check '
+        "is a connection that the service sees.",
     )
     backlog: int = Field(
         default=1024,
@@ -298,6 +410,33 @@ class EmulatorSettings(Table):
     )
 
 
+class LimitSettings(Table):
+    """Limits of all forwards together."""
+
+    max_connections: int = Field(
+        default=1_000_000,
+        ge=1,
+        le=1_000_000,
+        description="Connections at once, in all forwards. No limit but that of descriptors, because each forward has "
+        "its own.",
+    )
+
+
+class AdminSettings(Table):
+    """The admin endpoint: health, metrics, a page to look at, and an API."""
+
+    listen: EndpointText = Field(
+        description="Where it listens: a TCP address, or a Unix socket, which only this user may open.",
+        examples=["tcp://127.0.0.1:9180"],
+    )
+    token_file: Directory | None = Field(
+        default=None,
+        description="The file whose first line is the token that requests must carry, taken from the directory of the "
+        "config file. None: who reaches the endpoint may look, and only over a Unix socket change things.",
+        examples=["admin.token"],
+    )
+
+
 class Config(Table):
     """A config of hvbridge."""
 
@@ -309,6 +448,8 @@ class Config(Table):
     emulator: EmulatorSettings | None = Field(
         default=None, description="Emulate Hyper-V, to try a config where there is none."
     )
+    admin: AdminSettings | None = Field(default=None, description="The admin endpoint. None: there is none.")
+    limits: LimitSettings = Field(default=LimitSettings(), description="What all forwards share.")
     forwards: tuple[Forward, ...] = Field(
         alias="forward",
         strict=False,  # TOML has lists only

@@ -4,11 +4,22 @@ Owns: their form. Refuses: any fact about a setting; those stand in the models.
 """
 
 import json
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from hvbridge.config.models import Config, EmulatorSettings, Forward, Notation, Settings, Table, bounds
+from hvbridge.config.models import (
+    AdminSettings,
+    Config,
+    EmulatorSettings,
+    Forward,
+    Health,
+    LimitSettings,
+    Notation,
+    Settings,
+    Table,
+    bounds,
+)
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _WITH_VARIABLE = r"|\$\{[^{}]+\}"
@@ -31,6 +42,10 @@ at once, and nothing is converted silently. `hvbridge check CONFIG` says what is
 | size | bytes, or a text with a unit: `"64KiB"`, `"1MiB"`; `"system"` for the system's choice |
 | endpoint | `"tcp://HOST:PORT"`, `"hyperv://VM/SERVICE"`, `"vsock://CID:PORT"`, `"unix:///PATH"` |
 | host or GUID | `"host"`, or the GUID of a VM |
+| rate | a number in a time: `"10/s"`, `"30/m"`; `"off"` for no limit |
+| bandwidth | a size in a second: `"512KiB/s"`, `"10MiB/s"`; `"off"` for no limit |
+| source | a network, `"192.0.2.0/24"`; an address, `"192.0.2.1"`; the GUID of a VM; `"host"`; a CID, `3` |
+| network | `"192.0.2.0/24"`, or an address |
 | path | a path in quotes, on Windows best in single quotes: `'C:\\hvbridge'` |
 
 In every string, `${NAME}` stands for the environment variable NAME, which must be set; `$${` is a plain `${`.
@@ -48,6 +63,21 @@ _SECTIONS: tuple[tuple[str, str, type[Table]], ...] = (
         Settings,
     ),
     (
+        "health = { … }",
+        "What may be in the `health` of a forward. An empty one, `{}`, checks that a dial succeeds.",
+        Health,
+    ),
+    (
+        "[limits]",
+        "What all forwards share.",
+        LimitSettings,
+    ),
+    (
+        "[admin]",
+        "With this table there is an admin endpoint: [watch a running bridge](../how-to/watch-a-running-bridge.md).",
+        AdminSettings,
+    ),
+    (
         "[emulator]",
         "With this table, hyperv endpoints meet other processes on this machine, and no Hyper-V is needed.",
         EmulatorSettings,
@@ -61,17 +91,25 @@ def schema() -> dict[str, Any]:
     for _, _, model in _SECTIONS:
         properties = generated["$defs"][model.__name__]["properties"]
         for name, field in model.model_fields.items():
-            del properties[name]["title"]  # the name again, in capitals
-            if not field.is_required():
+            properties[name].pop("title", None)  # the name again, in capitals
+            if field.default is None and _as_written(field) is None:
+                _without_null(properties[name])
+            elif not field.is_required():
                 # pydantic would show the Python value: 10.0, Infinity, null.
                 properties[name]["default"] = _as_written(field)
     for section in generated["properties"].values():
         section.pop("default", None)
         section.pop("title", None)
-        if "anyOf" in section:  # or null, which TOML has not
-            section |= section.pop("anyOf")[0]
+        if "anyOf" in section:
+            _without_null(section)
     _allow_variables(generated)
     return {"$schema": _DIALECT, **generated}
+
+
+def _without_null(described: dict[str, Any]) -> None:
+    """Take null from the choices of what may be left out; TOML has none."""
+    described.pop("default", None)
+    described |= described.pop("anyOf")[0]
 
 
 def config_reference() -> str:
@@ -89,13 +127,17 @@ def _section(title: str, text: str, model: type[Table]) -> str:
 
 def _row(name: str, field: FieldInfo) -> str:
     default = "required" if field.is_required() else f"`{json.dumps(_as_written(field))}`"
+    if default == "`null`":
+        default = "none"
     return f"| `{name}` | {_type(field)} | {default} | {field.description} |"
 
 
 def _type(field: FieldInfo) -> str:
     notation = _notation(field)
     if notation is not None:
-        return notation.name
+        return f"list of {notation.name}s" if get_origin(field.annotation) is tuple else notation.name
+    if Health in get_args(field.annotation):
+        return "table"
     if get_origin(field.annotation) is Literal:
         return ", ".join(f"`{json.dumps(choice)}`" for choice in get_args(field.annotation))
     if field.annotation is bool:
@@ -109,11 +151,21 @@ def _type(field: FieldInfo) -> str:
 def _as_written(field: FieldInfo) -> Any:
     """The default as it would stand in a file."""
     notation = _notation(field)
-    return notation.show(field.default) if notation is not None else field.default
+    if isinstance(field.default, tuple):
+        return list(field.default)
+    is_left_out = field.default is None and not field.metadata
+    return field.default if notation is None or is_left_out else notation.show(field.default)
 
 
 def _notation(field: FieldInfo) -> Notation | None:
-    return next((data for data in field.metadata if isinstance(data, Notation)), None)
+    parts = [Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation]
+    while parts:  # into lists, and into what may be left out
+        part = parts.pop()
+        for data in get_args(part):
+            if isinstance(data, Notation):
+                return data
+        parts += get_args(part)
+    return None
 
 
 def _allow_variables(node: Any) -> None:

@@ -37,11 +37,13 @@ class Event(IntEnum):
     CANNOT_START = 7
     FAULT = 8
     LOGGED = 9
+    RELOADED = 10
+    RELOAD_FAILED = 11
 
     @property
     def severity(self) -> Severity:
         """How bad it is."""
-        if self in (Event.CANNOT_START, Event.FAULT):
+        if self in (Event.CANNOT_START, Event.FAULT, Event.RELOAD_FAILED):
             return Severity.ERROR
         if self in (Event.UPSTREAM_DOWN, Event.EXHAUSTED, Event.LOGGED):
             return Severity.WARNING
@@ -88,6 +90,14 @@ class EventLogReporter:
     def vm_changed(self, vm: str, what: str) -> None:
         """Log that a VM was started or saved."""
         self._log(Event.VM_CHANGED, f"VM {vm}: {what}")
+
+    def reloaded(self, change: str) -> None:
+        """Log what a reload has changed."""
+        self._log(Event.RELOADED, f"reloaded: {change}")
+
+    def reload_failed(self, faults: Sequence[str]) -> None:
+        """Log why a reload has changed nothing."""
+        self._log(Event.RELOAD_FAILED, "\n".join(["reload failed, nothing has changed", *faults]))
 
 
 class WarningHandler(logging.Handler):

@@ -1,4 +1,4 @@
-"""How long a spliced connection may last. Owns the three limits; refuses to watch them (`watch` does)."""
+"""How long a spliced connection may last, and how fast it may be. Owns the limits; refuses to watch them."""
 
 import math
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Seconds after which a splice is cut; `math.inf` is off.
+    """Seconds after which a splice is cut, and a bandwidth; `math.inf` is off.
 
     ``idle_timeout`` counts from the last byte either way. ``half_close_timeout`` counts likewise, but only once one
     direction has ended. ``max_lifetime`` counts from the start.
@@ -15,3 +15,5 @@ class Limits:
     idle_timeout: float = math.inf
     half_close_timeout: float = math.inf
     max_lifetime: float = math.inf
+    bandwidth: float = math.inf
+    """Bytes a second, each way."""

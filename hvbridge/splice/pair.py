@@ -42,6 +42,7 @@ class Pair:
     def __init__(self, limits: Limits, transfer: Transfer, now: float) -> None:
         self.limits = limits
         self.transfer = transfer
+        transfer.end = self.end
         self.started = now
         self.active = now
         """When a byte last moved; the implementation keeps it."""
@@ -111,9 +112,18 @@ class Pair:
         self.finish()
         return True
 
+    def end(self, reason: Reason, detail: str) -> None:
+        """Cut the pair, as someone wants it."""
+        if self.over:
+            return
+        self._fault = self._fault or (reason, detail)
+        self.cut = True
+        self.finish()
+
     def finish(self) -> None:
         """Called once, when the pair is over."""
         self.over = True
+        self.transfer.end = None
         self.transfer.reason, self.transfer.detail = self._fault or (Reason.EOF, "")
 
     # What may be asked.

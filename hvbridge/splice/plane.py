@@ -9,6 +9,7 @@ registered once, edge-triggered: a pump goes on until it must wait, and so every
 
 # ruff: noqa: E402  (the assertion must come first, so that nothing below is type-checked for other systems)
 
+import math
 import os
 import select
 import socket
@@ -55,7 +56,7 @@ _SLICE = 0.001
 
 
 class PlaneSplicer:
-    """Splices connected sockets; other streams go the portable way."""
+    """Splices connected sockets. Other streams go the portable way, and so do those whose speed is limited."""
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
@@ -70,7 +71,7 @@ class PlaneSplicer:
 
     async def splice(self, client: Stream, upstream: Stream, limits: Limits, transfer: Transfer) -> None:
         """See `hvbridge.splice.Splicer.splice`."""
-        if not (self._takes(client) and self._takes(upstream)):
+        if limits.bandwidth < math.inf or not (self._takes(client) and self._takes(upstream)):
             await self._portable.splice(client, upstream, limits, transfer)
             return
         pair = _Pair(self, client, upstream, limits, transfer)
@@ -290,12 +291,14 @@ class _Pair(Pair):
     def crash(self, bug: Exception) -> None:
         """End with an exception out of the connection's splice."""
         self.over = True
+        self.transfer.end = None
         self._plane.leave(self)
         self._wake(outcome.Error(bug))
 
     def abandon(self, _: object) -> trio.lowlevel.Abort:
         """The connection's task is cancelled, and closes both sides itself."""
         self.over = True
+        self.transfer.end = None
         self._task = None
         self._plane.leave(self)
         return trio.lowlevel.Abort.SUCCEEDED

@@ -5,6 +5,7 @@ connection holds none; it receives only after it has sent, which is the backpres
 once all of it is sent, so a limit may cut a connection that takes longer for one than the limit lasts.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,6 +19,9 @@ from hvbridge.stream import Stream
 
 _BUFFER_SIZE = 128 * 1024
 """Bytes of a read: what WSL's own Hyper-V relays use; more gains nothing over local sockets."""
+
+_STEP = 0.1
+"""Seconds of a limited bandwidth that move at once."""
 
 _SPARE_BUFFERS = 32
 """Buffers kept for reuse (4 MiB); more are made while more are in use."""
@@ -48,11 +52,12 @@ class PortableSplicer:
             _, bugs = group.split(trio.Cancelled)
             raise _first(bugs or group) from None  # two pumps are no concern of the caller's
         finally:
+            transfer.end = None
             self._watch.forget(pair)
             client.abort()  # nothing happens to what is closed
             upstream.abort()
 
-    async def _pump(self, pair: Pair, side: int, src: Stream, dst: Stream) -> None:
+    async def _pump(self, pair: "_Pair", side: int, src: Stream, dst: Stream) -> None:
         """Move the data of ``side`` until it ends or fails, and tell the pair which."""
         try:
             while await self._move(pair, side, src, dst):
@@ -67,15 +72,17 @@ class PortableSplicer:
             pair.ended(side, trio.current_time())
         self._watch.look_after(pair)  # the half-close timeout counts from now
 
-    async def _move(self, pair: Pair, side: int, src: Stream, dst: Stream) -> int:
+    async def _move(self, pair: "_Pair", side: int, src: Stream, dst: Stream) -> int:
         """Move what comes next, and return how much it was."""
         await src.wait_receive_might_not_block()
         with self._buffer() as buffer:
-            received = await src.receive_into(buffer)
+            received = await src.receive_into(buffer[: pair.reach])
             if received:
                 pair.received(side, received, trio.current_time())
                 await _pass_on(buffer[:received], dst)
                 pair.active = trio.current_time()
+        if pair.limits.bandwidth < math.inf:
+            await trio.sleep(received / pair.limits.bandwidth)
         return received
 
     @contextmanager
@@ -91,8 +98,13 @@ class PortableSplicer:
 class _Pair(Pair):
     """A pair that ends by the cancellation of its pumps."""
 
-    __slots__ = ("scope",)
+    __slots__ = ("reach", "scope")
     scope: trio.CancelScope
+
+    def __init__(self, limits: Limits, transfer: Transfer, now: float) -> None:
+        super().__init__(limits, transfer, now)
+        self.reach = math.ceil(min(_BUFFER_SIZE, limits.bandwidth * _STEP))
+        """Bytes of a read."""
 
     def finish(self) -> None:
         super().finish()

@@ -1,5 +1,6 @@
 """What became of a connection: the account that `splice` keeps and its caller writes into the closing record."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -23,8 +24,12 @@ class Reason(StrEnum):
     """Another failure of the client's socket, such as a time-out of its keepalive."""
     ERROR_ON_UPSTREAM = "error on upstream"
     """Another failure of the upstream's socket."""
+    REFUSED = "refused"
+    """The client may not connect, or there was no room for it."""
     DIAL_FAILED = "dial failed"
     """The upstream could not be reached."""
+    CLOSED_BY_ADMIN = "closed by admin"
+    """Someone closed it by the admin endpoint."""
     SHUTDOWN = "shutdown"
     """The bridge ended before the connection did."""
     INTERNAL_ERROR = "internal error"
@@ -43,3 +48,5 @@ class Transfer:
     upstream_to_client: int = 0
     reason: Reason | None = None
     detail: str = ""
+    end: Callable[[Reason, str], None] | None = None
+    """While the connection is spliced, ends it for such a reason with such a detail; both sides see a reset."""

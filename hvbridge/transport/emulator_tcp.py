@@ -99,7 +99,8 @@ class _AcceptedStream(SocketStream):
             header += received
         if not hmac.compare_digest(header[:_SECRET_BYTES], self._secret):
             raise HandshakeError("it does not know this listener's secret")
-        self.peer = self._name_peer(UUID(bytes=header[_SECRET_BYTES:]))
+        self.origin = UUID(bytes=header[_SECRET_BYTES:])
+        self.peer = self._name_peer(self.origin)
 
 
 def _read(path: Path) -> tuple[int, bytes]:

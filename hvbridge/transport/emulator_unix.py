@@ -103,7 +103,8 @@ class _AcceptedStream(_EmulatorStream):
                 self._ends = array.array("i", data)[0]
         if len(header) != _HEADER_BYTES or self._ends == -1:
             raise HandshakeError("it left before it said who it is")
-        self.peer = self._name_peer(UUID(bytes=header))
+        self.origin = UUID(bytes=header)
+        self.peer = self._name_peer(self.origin)
 
 
 def _shared_file() -> int:

@@ -14,7 +14,7 @@ from uuid import UUID
 import trio
 
 from hvbridge.endpoint import Endpoint, HypervEndpoint
-from hvbridge.ids import vm_text
+from hvbridge.ids import HOST, PARENT, vm_text
 from hvbridge.stream import SocketStream
 from hvbridge.transport.errors import Cause, DialError, ListenError, dial_cause, error_number, listen_cause
 from hvbridge.transport.options import LONGEST_CONNECT, DialOptions, ListenOptions
@@ -159,6 +159,7 @@ def _is_wait_failure(error: RuntimeError | OSError) -> bool:
 
 def _accepted(sock: AnySocket, address: object) -> SocketStream:
     stream = SocketStream(sock)
-    vm_id: str = address[0]  # type: ignore[index]  # and its service id is arbitrary
-    stream.peer = f"hyperv://{vm_text(UUID(vm_id))}"
+    vm = UUID(address[0])  # type: ignore[index]  # and its service id is arbitrary
+    stream.peer = f"hyperv://{vm_text(vm)}"
+    stream.origin = HOST if vm == PARENT else vm
     return stream

@@ -230,7 +230,11 @@ class Place:
         before: Sequence[str] = (),
     ) -> Bridge:
         """Start a bridge with these forwards, and wait until it is ready."""
-        bridge = Bridge(self.config(*forwards, partition=partition), *arguments, before=before)
+        return self.bridge_of(self.config(*forwards, partition=partition), *arguments, before=before)
+
+    def bridge_of(self, config: Path, *arguments: object, before: Sequence[str] = ()) -> Bridge:
+        """Start a bridge with this config, and wait until it is ready."""
+        bridge = Bridge(config, *arguments, before=before)
         self._programs.append(bridge)
         bridge.expect_ready()
         return bridge

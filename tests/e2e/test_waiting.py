@@ -61,6 +61,8 @@ class Bridge(LogReporter):
     def upstream_changed(self, forward: str, error: DialError | None) -> None:
         self.changes.append("up" if error is None else "down")
 
+    def reloaded(self, change: str) -> None: ...
+    def reload_failed(self, faults: object) -> None: ...
     def vm_changed(self, vm: str, what: str) -> None:
         self.changes.append(f"{vm} {what}")
 

@@ -563,3 +563,33 @@ async def send_for_ever(stream: trio.SocketStream) -> None:
 async def receive_for_ever(stream: trio.SocketStream) -> None:
     while await stream.receive_some():
         pass
+
+
+async def test_a_connection_can_be_ended_from_outside(bench: Bench) -> None:
+    """While it is spliced, its account has a way to end it: both sides see a reset, and the reason is the given one."""
+    connection = bench.splice()
+    await connection.client.send_all(b"x")
+    await read_exactly(connection.upstream, 1)
+    assert connection.transfer.end is not None
+    connection.transfer.end(Reason.CLOSED_BY_ADMIN, "someone wanted it")
+    await expect_reset(connection.client)
+    await expect_reset(connection.upstream)
+    await connection.ended.wait()
+    assert (connection.transfer.reason, connection.transfer.detail) == (
+        Reason.CLOSED_BY_ADMIN,
+        "someone wanted it",
+    )
+    assert connection.transfer.end is None
+
+
+async def test_a_bandwidth_is_kept(bench: Bench) -> None:
+    """However fast the sender, a limited connection takes the time that its bytes need; each way for itself."""
+    connection = bench.splice(limits=Limits(bandwidth=1_000_000))
+    size = 400_000
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connection.client.send_all, b"u" * size)
+        nursery.start_soon(connection.upstream.send_all, b"d" * size)
+        nursery.start_soon(read_exactly, connection.upstream, size)
+        nursery.start_soon(read_exactly, connection.client, size)
+    assert trio.current_time() - began > 0.25
