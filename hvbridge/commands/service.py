@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import ParamSpec
 
@@ -124,7 +124,8 @@ def run(path: Path, *, grace: str) -> None:
 
     async def serve(shutdown: bridge.Shutdown, reporter: compose.Reporter) -> None:
         config = load(path)
-        await compose.run(config, compose.network_of(config.emulator, os.environ), shutdown, reporter)
+        network = compose.network_of(config.emulator, os.environ)
+        await compose.run(config, network, shutdown, reporter, load=partial(load, path))
 
     host(lambda tell, log: Service(serve, grace=seconds, tell=tell, log=log))
 
