@@ -21,9 +21,8 @@ from hvbridge.admin.statistics import Closing
 from hvbridge.admin.supervisor import ConnectionState, ReloadError
 from hvbridge.admin.tokens import checked_token, read_token
 from hvbridge.admin.views import Error, Faults, ForwardView, Readiness, Reloaded, Status
-from hvbridge.commands.check import load_for_any_machine, print_faults
-from hvbridge.commands.console import EXIT_FAILURE, EXIT_USAGE, complain
-from hvbridge.config import ConfigError
+from hvbridge.commands.check import load_for_any_machine
+from hvbridge.commands.outcome import exit_code
 from hvbridge.endpoint import Endpoint, TcpEndpoint, UnixEndpoint, parse_endpoint
 from hvbridge.rules import connect_fault
 from hvbridge.transport.errors import Cause, dial_cause, error_text
@@ -166,21 +165,12 @@ class AdminClient:
         )
 
 
+@exit_code(AdminError)
 def with_admin(
     config: Path, admin: str | None, token_file: Path | None, work: Callable[[AdminClient], int]
 ) -> int:
     """Do ``work`` with the client that a command's options name; return its exit code, or that of what went wrong."""
-    try:
-        return work(admin_client(config, admin, token_file, os.environ))
-    except ConfigError as error:
-        print_faults(error)
-        return EXIT_USAGE
-    except ValueError as error:
-        complain(error)
-        return EXIT_USAGE
-    except AdminError as error:
-        complain(error)
-        return EXIT_FAILURE
+    return work(admin_client(config, admin, token_file, os.environ))
 
 
 def admin_client(

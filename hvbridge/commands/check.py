@@ -6,7 +6,6 @@ Owns: how a plan and how faults are shown.
 import json
 import math
 import os
-import sys
 from pathlib import Path
 
 import typer
@@ -14,6 +13,7 @@ from rich.console import Console
 
 from hvbridge import compose
 from hvbridge.commands.console import EXIT_OK, EXIT_USAGE, complain
+from hvbridge.commands.outcome import print_faults
 from hvbridge.commands.tables import print_forwards
 from hvbridge.config import Config, ConfigError, EmulatorSettings, Forward, Machine, load_config
 from hvbridge.units import format_duration
@@ -61,12 +61,6 @@ def load_for_any_machine(path: Path) -> Config:
     return load_config(
         path, environ=os.environ, machine_of=lambda table: Machine(_machine_of(table).services)
     )
-
-
-def print_faults(error: ConfigError) -> None:
-    """One fault a line on standard error, in the form that editors and terminals make clickable."""
-    for fault in error.faults:
-        print(fault, file=sys.stderr)  # noqa: T201
 
 
 def _machine_of(emulator: EmulatorSettings | None) -> Machine:

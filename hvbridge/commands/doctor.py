@@ -15,8 +15,9 @@ from rich.console import Console
 from rich.text import Text
 
 from hvbridge import compose
-from hvbridge.commands.check import load_for_any_machine, print_faults
+from hvbridge.commands.check import load_for_any_machine
 from hvbridge.commands.console import EXIT_FAILURE, EXIT_OK, EXIT_USAGE, complain
+from hvbridge.commands.outcome import print_faults
 from hvbridge.commands.program import command_line
 from hvbridge.config import Config, ConfigError, Forward
 from hvbridge.doctor import Finding, State

@@ -5,9 +5,10 @@ Owns: the settings in the file. Refuses: running the client, and replacing a fil
 
 from pathlib import Path
 
-from hvbridge.commands.check import load_for_any_machine, print_faults
-from hvbridge.commands.console import EXIT_FAILURE, EXIT_OK, EXIT_USAGE, complain
-from hvbridge.config import Config, ConfigError
+from hvbridge.commands.check import load_for_any_machine
+from hvbridge.commands.console import EXIT_FAILURE, EXIT_OK, complain
+from hvbridge.commands.outcome import exit_code
+from hvbridge.config import Config
 from hvbridge.endpoint import TcpEndpoint
 from hvbridge.wording import nearest, quote
 
@@ -25,6 +26,7 @@ autoreconnection enabled:i:1
 """
 
 
+@exit_code()
 def rdp(name: str, config: Path, *, output: Path | None) -> int:
     """Write the file for the forward called ``name``; return the exit code."""
     path = output or Path(f"{name}.rdp")
@@ -32,12 +34,6 @@ def rdp(name: str, config: Path, *, output: Path | None) -> int:
         listener = _listener(load_for_any_machine(config), name)
         with path.open("x", encoding="utf-16-le", newline="\r\n") as file:
             file.write(f"\ufeff{rdp_file(listener)}")
-    except ConfigError as error:
-        print_faults(error)
-        return EXIT_USAGE
-    except ValueError as error:
-        complain(error)
-        return EXIT_USAGE
     except FileExistsError:
         complain(
             f"{path} is there already, perhaps with settings of yours; remove it, or write another with -o FILE"

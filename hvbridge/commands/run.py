@@ -23,8 +23,9 @@ from rich.console import Console
 from hvbridge import bridge, compose, systemd
 from hvbridge.admin.supervisor import ReloadError
 from hvbridge.commands import log
-from hvbridge.commands.check import load, print_faults
+from hvbridge.commands.check import load
 from hvbridge.commands.console import EXIT_FAILURE, EXIT_OK, EXIT_USAGE, complain
+from hvbridge.commands.outcome import print_faults
 from hvbridge.commands.report import LogReporter
 from hvbridge.config import Config, ConfigError
 from hvbridge.transport.network import Network

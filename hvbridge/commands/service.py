@@ -8,18 +8,18 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial, wraps
+from functools import partial
 from pathlib import Path
-from typing import ParamSpec
 
 import typer
 
 import hvbridge
 from hvbridge import bridge, compose
-from hvbridge.commands.check import load, print_faults
-from hvbridge.commands.console import EXIT_FAILURE, EXIT_OK, EXIT_USAGE, complain
+from hvbridge.commands.check import load
+from hvbridge.commands.console import EXIT_FAILURE, EXIT_OK
+from hvbridge.commands.outcome import exit_code
 from hvbridge.commands.program import command_line
-from hvbridge.config import Config, ConfigError
+from hvbridge.config import Config
 from hvbridge.endpoint import HypervEndpoint, NamedHypervEndpoint
 from hvbridge.ids import PARENT
 from hvbridge.service import Installation, NotElevatedError, ServiceError, ServiceManager
@@ -42,30 +42,8 @@ _ACCOUNTS = {
 }
 """What `--user` stands for; a virtual account is made by Windows for the service alone."""
 
-P = ParamSpec("P")
 
-
-def _exit_code(work: Callable[P, int | None]) -> Callable[P, int]:
-    """Turn what a command raises into a message and an exit code."""
-
-    @wraps(work)
-    def command(*args: P.args, **kwargs: P.kwargs) -> int:
-        try:
-            return work(*args, **kwargs) or EXIT_OK
-        except ConfigError as error:
-            print_faults(error)
-            return EXIT_USAGE
-        except ValueError as error:
-            complain(error)
-            return EXIT_USAGE
-        except ServiceError as error:
-            complain(error)
-            return EXIT_FAILURE
-
-    return command
-
-
-@_exit_code
+@exit_code(ServiceError)
 def install(path: Path, *, name: str, user: str, grace: str) -> None:
     """Install a service that runs the config at ``path``."""
     manager = _manager()
@@ -87,7 +65,7 @@ def install(path: Path, *, name: str, user: str, grace: str) -> None:
     typer.echo(f"to start it now: sc.exe start {name}")
 
 
-@_exit_code
+@exit_code(ServiceError)
 def uninstall(*, name: str) -> None:
     """Stop the service and remove it."""
     manager = _manager()
@@ -99,7 +77,7 @@ def uninstall(*, name: str) -> None:
     typer.echo(f"removed {quote(name)}")
 
 
-@_exit_code
+@exit_code(ServiceError)
 def status(*, name: str) -> int:
     """Print what is known of the service."""
     found = _manager().find(name)
@@ -116,7 +94,7 @@ def status(*, name: str) -> int:
     return EXIT_OK if found.state == "running" else EXIT_FAILURE
 
 
-@_exit_code
+@exit_code(ServiceError)
 def run(path: Path, *, grace: str) -> None:
     """Be the process of the service."""
     seconds = parse_duration(grace)

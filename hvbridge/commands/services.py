@@ -7,52 +7,27 @@ Owns: which services a name or a config asks for, and what is told of each. Refu
 import json
 import os
 import uuid
-from collections.abc import Callable, Sequence
-from functools import wraps
+from collections.abc import Sequence
 from pathlib import Path
-from typing import ParamSpec
 from uuid import UUID
 
 import typer
 from rich.console import Console
 
 from hvbridge import compose
-from hvbridge.commands.check import load_for_any_machine, print_faults
-from hvbridge.commands.console import EXIT_FAILURE, EXIT_OK, EXIT_USAGE, complain
+from hvbridge.commands.check import load_for_any_machine
+from hvbridge.commands.outcome import exit_code
 from hvbridge.commands.program import command_line
 from hvbridge.commands.tables import print_table
-from hvbridge.config import Config, ConfigError, EmulatorSettings
+from hvbridge.config import Config, EmulatorSettings
 from hvbridge.endpoint import MAX_NAME, HypervEndpoint, NamedHypervEndpoint, is_service_name
 from hvbridge.ids import WELL_KNOWN_SERVICES, parse_guid, port_of_service_id, service_id_of_port
 from hvbridge.registration import NotElevatedError, RegistrationError, Service, ServiceRegistry, find
 from hvbridge.registration.export import FORMS
 from hvbridge.wording import nearest, printable, quote
 
-P = ParamSpec("P")
 
-
-def _exit_code(work: Callable[P, None]) -> Callable[P, int]:
-    """Turn what a command raises into a message and an exit code."""
-
-    @wraps(work)
-    def command(*args: P.args, **kwargs: P.kwargs) -> int:
-        try:
-            work(*args, **kwargs)
-        except ConfigError as error:
-            print_faults(error)
-            return EXIT_USAGE
-        except ValueError as error:
-            complain(error)
-            return EXIT_USAGE
-        except RegistrationError as error:
-            complain(error)
-            return EXIT_FAILURE
-        return EXIT_OK
-
-    return command
-
-
-@_exit_code
+@exit_code(RegistrationError)
 def list_services(*, as_json: bool) -> None:
     """Print what is registered."""
     rows = [
@@ -70,7 +45,7 @@ def list_services(*, as_json: bool) -> None:
     print_table(Console(), ("service", "id", "vsock port"), cells)
 
 
-@_exit_code
+@exit_code(RegistrationError)
 def register(
     name: str, *, service_id: str | None, port: int | None, dry_run: bool, export: str | None
 ) -> None:
@@ -84,7 +59,7 @@ def register(
     _change(None, [service], [], dry_run=dry_run, export=export, again=again)
 
 
-@_exit_code
+@exit_code(RegistrationError)
 def register_config(path: Path, *, dry_run: bool, export: str | None) -> None:
     """Register what the config at ``path`` needs, apart from what the host has already, under any name."""
     config = load_for_any_machine(path)
@@ -102,7 +77,7 @@ def register_config(path: Path, *, dry_run: bool, export: str | None) -> None:
     _change(config.emulator, needed, [], dry_run=dry_run, export=export, again=again)
 
 
-@_exit_code
+@exit_code(RegistrationError)
 def unregister(which: str, *, dry_run: bool, export: str | None) -> None:
     """Remove the service that ``which`` names or identifies."""
     known = _known(None, export)

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import typer
 
-from hvbridge.commands.check import load_for_any_machine, print_faults
-from hvbridge.commands.console import EXIT_FAILURE, EXIT_OK, EXIT_USAGE, complain
+from hvbridge.commands.check import load_for_any_machine
+from hvbridge.commands.console import EXIT_FAILURE, EXIT_OK, complain
+from hvbridge.commands.outcome import exit_code
 from hvbridge.commands.program import program
-from hvbridge.config import Config, ConfigError, Forward, Settings
+from hvbridge.config import Config, Forward, Settings
 from hvbridge.endpoint import HypervEndpoint, NamedHypervEndpoint, TcpEndpoint, VsockEndpoint
 from hvbridge.ids import HOST, partition_text, service_id_of_port
 from hvbridge.units import format_duration
@@ -37,6 +38,7 @@ _SSH_PORT = 22
 _DEFAULTS = Settings()
 
 
+@exit_code()
 def ssh_config(path: Path, *, install: bool, uninstall: bool) -> int:
     """Print or install the hosts of the config at ``path``, or remove them again; return the exit code."""
     directory = Path.home() / ".ssh"
@@ -51,12 +53,6 @@ def ssh_config(path: Path, *, install: bool, uninstall: bool) -> int:
             typer.echo(text, nl=False)
             return EXIT_OK
         install_in(directory, text)
-    except ConfigError as error:
-        print_faults(error)
-        return EXIT_USAGE
-    except ValueError as error:
-        complain(error)
-        return EXIT_USAGE
     except OSError as error:
         complain(f"{error.filename or directory} cannot be changed: {error.strerror}")
         return EXIT_FAILURE
