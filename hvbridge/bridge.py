@@ -84,6 +84,8 @@ class Bridge:
     def __init__(self) -> None:
         self.serving: list[Serving] = []
         """Those that listen, and those that still have connections."""
+        self.is_ending = False
+        """Whether the shutdown has begun; nothing can be started any more."""
         self._accepting: trio.Nursery
         self._connections: trio.Nursery
 
@@ -97,6 +99,7 @@ class Bridge:
                 async with trio.open_nursery() as self._accepting:
                     task_status.started()
                     await shutdown.begin.wait()
+                    self.is_ending = True
                     for serving in self.serving:
                         serving.accepting.cancel()
                 self._connections.cancel_scope.deadline = trio.current_time() + shutdown.grace

@@ -149,7 +149,7 @@ async def run(
                 nursery.start_soon(attend, composition)
             await ended.wait()
         else:
-            bridge.close_all(listener for listeners in change.bound.values() for listener in listeners)
+            _close(change)
         nursery.cancel_scope.cancel()
     if (
         endpoint is not None and endpoint.failure is not None
@@ -303,7 +303,11 @@ class Composition:
         """
         async with self._reloading:
             try:
-                change = self.commit(await self._prepared_anew())
+                prepared = await self._prepared_anew()
+                if self.bridge.is_ending:
+                    _close(prepared)
+                    raise ReloadError(["hvbridge is ending"])
+                change = self.commit(prepared)
             except ReloadError as error:
                 self._reporter.reload_failed(error.faults)
                 raise
@@ -499,6 +503,11 @@ class Composition:
                     on_change=partial(self._reporter.vm_changed, vm_text(vm) if isinstance(vm, UUID) else vm),
                 )
                 self._nursery.start_soon(self._power[vm].save_when_idle)
+
+
+def _close(change: _Change) -> None:
+    """Let go of what was bound for a change that is not made."""
+    bridge.close_all(listener for listeners in change.bound.values() for listener in listeners)
 
 
 async def _in_scope(scope: trio.CancelScope, work: Callable[[], Awaitable[None]]) -> None:

@@ -216,6 +216,24 @@ def test_reloads_under_load_lose_nothing(changing: Changing, service: StartServi
     assert min(counts) > 1
 
 
+def test_a_reload_comes_too_late_once_it_ends(changing: Changing, service: StartService) -> None:
+    """While it drains, a reload is refused, and what it bound is let go."""
+    port, other, echoing = free_port(), free_port(), service(echo)
+    bridge = changing.start(forward("it", port, echoing))
+    with dial(port) as client:
+        assert talk(client) == b"hello"
+        bridge.signal()
+        bridge.expect_line("draining")
+        wait_until(lambda: not is_open(port), "the listener closes")
+        assert (
+            changing.reload(forward("it", port, echoing), forward("other", other, echoing))
+            == "hvbridge is ending"
+        )
+        assert not is_open(other)
+        assert talk(client) == b"hello"
+    assert bridge.wait() == 0
+
+
 @pytest.mark.skipif(find_spec("watchfiles") is None, reason="the extra watch is not installed")
 def test_a_watched_file_is_read_again_when_it_changes(place: Place, service: StartService) -> None:
     """`run --watch` takes in a config that was replaced, without any signal."""
