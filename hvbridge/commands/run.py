@@ -167,10 +167,13 @@ async def _watch(path: Path, text: bytes, wanted: trio.MemorySendChannel[None]) 
 
     logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it tells of every file in the directory
     # A change before the watch began brings no event, so it looks once in a while as well.
-    async for _ in awatch(path.parent, recursive=False, yield_on_timeout=True):
-        before, text = text, _text(path) or text
-        if text != before:
-            _ask(wanted)
+    try:
+        async for _ in awatch(path.parent, recursive=False, yield_on_timeout=True):
+            before, text = text, _text(path) or text
+            if text != before:
+                _ask(wanted)
+    except* (OSError, RuntimeError) as failures:  # such as when the user may have no more inotify watches
+        logger.warning("the config is watched no longer", cause=str(failures.exceptions[0]))
 
 
 def _text(path: Path) -> bytes:
