@@ -5,8 +5,6 @@ Owns: how one is kept in a file. Refuses: comparing it (`guard`). No heavy impor
 
 from pathlib import Path
 
-from hvbridge.wording import quote
-
 
 def read_token(file: Path) -> str:
     """Return the token in the first line of ``file``. Raises ValueError, with a sentence for the user."""
@@ -14,11 +12,11 @@ def read_token(file: Path) -> str:
         text = file.read_text(encoding="utf-8")
     except OSError as error:
         raise ValueError(
-            f"the token file {quote(str(file))} cannot be read ({error.strerror}); make one that this user may read"
+            f'the token file "{file}" cannot be read ({error.strerror}); make one that this user may read'
         ) from error
     except UnicodeDecodeError:
         text = ""
-    return checked_token(text.partition("\n")[0], quote(str(file)))
+    return checked_token(text.partition("\n")[0], f'"{file}"')
 
 
 def checked_token(text: str, where: str) -> str:

@@ -46,8 +46,9 @@ def forward(
 
 def test_hanging_dials_harm_nobody_else(way: Way) -> None:
     """Dials into silence wait their turn by max_pending_dials, and no other forward notices them."""
+    hang = 10 if sys.platform == "win32" else 1  # seconds, in which there must be time for all that follows
     host = way.place.bridge(
-        forward("silent", way.endpoint(99), dial_timeout="1s", max_pending_dials=1),
+        forward("silent", way.endpoint(99), dial_timeout=f"{hang}s", max_pending_dials=1),
         forward("echo", way.endpoint(7)),
     )
     with ExitStack() as held:
@@ -63,7 +64,7 @@ def test_hanging_dials_harm_nobody_else(way: Way) -> None:
     # The second may get the slot just as the first gives up; no third can.
     assert 1 <= len(in_turn) <= 2
     assert len(in_turn) + len(queued) == 5
-    assert all(record["seconds"] < 5 for record in queued)
+    assert all(record["seconds"] < hang + 4 for record in queued)
 
 
 def failed(bridge: Bridge) -> list[dict[str, Any]]:
