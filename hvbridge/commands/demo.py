@@ -159,7 +159,8 @@ async def _move_bulk(console: Console, echo: TcpEndpoint) -> bool:
             seconds = trio.current_time() - began
     same = sent.digest() == received.digest()
     console.print(
-        f"[bold]256 MiB[/] there and back in {seconds:.1f} s, {2 * _BULK / _MIB / seconds:.0f} MiB/s in all, "
+        f"[bold]{_BULK // _MIB} MiB[/] there and back in {seconds:.1f} s, "
+        f"{2 * _BULK / _MIB / seconds:.0f} MiB/s in all, "
         f"sha256 {received.hexdigest()[:16]}… "
         + ("[green]the same on both ends[/]" if same else "[red]differs from what was sent[/]")
     )

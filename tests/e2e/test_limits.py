@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from .support import VM, Place, Service, answers, dial, echo, is_reset, receive, talk
+from .support import VM, Place, Service, answers, dial, dial_is_reset, echo, is_reset, receive, talk
 
 StartService = Callable[[Callable[[socket.socket], None]], Service]
 
@@ -18,19 +18,10 @@ def forward(connect: object, **settings: object) -> dict[str, object]:
     return {"name": "it", "listen": "tcp://127.0.0.1:0", "connect": str(connect), **settings}
 
 
-def is_turned_away(port: int) -> bool:
-    """Say whether a connection ends without a byte; that it is a reset may get lost where it comes within accept."""
-    try:
-        with dial(port) as client:
-            return client.recv(1) == b""
-    except ConnectionError:
-        return True
-
-
 def test_who_is_not_allowed_is_cut_before_any_dial(place: Place, service: StartService) -> None:
     """A client from elsewhere sees a reset, the service hears nothing, and the log says why."""
     bridge = place.bridge(forward(service(echo).endpoint, allow=["192.0.2.0/24", "2001:db8::/32"]))
-    assert is_turned_away(bridge.port("it"))
+    assert dial_is_reset(bridge.port("it"))
     (record,) = bridge.expect_records(1)
     assert (record["reason"], record["dial_seconds"]) == ("refused", None)
     assert "allow" in record["detail"]
@@ -63,8 +54,8 @@ def test_all_forwards_share_a_limit(place: Place, service: StartService) -> None
     bridge = place.bridge_of(config)
     with bridge.dial("one") as one, bridge.dial("two") as two:
         assert talk(one) == talk(two) == b"hello"
-        assert is_turned_away(bridge.port("one"))
-        assert is_turned_away(bridge.port("two"))
+        assert dial_is_reset(bridge.port("one"))
+        assert dial_is_reset(bridge.port("two"))
     bridge.expect_records(4)
     assert answers(bridge.port("two"))
 
@@ -88,7 +79,7 @@ def test_a_rate_refuses_what_comes_faster(place: Place, service: StartService) -
     """With a rate and refuse, the first in a minute is served and the next is reset."""
     bridge = place.bridge(forward(service(echo).endpoint, rate="1/h", when_full="refuse"))
     assert answers(bridge.port("it"))
-    assert is_turned_away(bridge.port("it"))
+    assert dial_is_reset(bridge.port("it"))
     assert {record["reason"] for record in bridge.expect_records(2)} == {"eof", "refused"}
 
 

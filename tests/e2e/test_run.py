@@ -15,6 +15,7 @@ from .conftest import Way
 from .support import (
     MODULE,
     PATIENCE,
+    RUN,
     STOP,
     VM,
     Place,
@@ -47,7 +48,7 @@ def test_says_ready_with_a_table(place: Place, service: StartService) -> None:
         forward("ssh", echoing.endpoint),
         forward("rdp", f"hyperv://{VM}/b1d00d3d-0000-4000-8000-00000000c0de"),
     )
-    program = place.program(*MODULE, "run", config)
+    program = place.program(*RUN, config)
     rdp = program.expect_line("rdp ")
     lines = program.stderr.splitlines()
     assert lines[0] == "hvbridge is ready"
@@ -218,7 +219,7 @@ def test_dial_error_is_told(place: Place) -> None:
 def test_log_level_hides_the_rest(place: Place, service: StartService) -> None:
     """At level warning a good connection leaves no line, and a failed one still does."""
     config = place.config(forward("good", service(echo).endpoint), forward("bad", "tcp://127.0.0.1:1"))
-    program = place.program(*MODULE, "run", config, "--log-level", "warning")
+    program = place.program(*RUN, config, "--log-level", "warning")
     ports = [int(program.expect_line(f"{name} ").split()[1].rpartition(":")[2]) for name in ("good", "bad")]
     with dial(ports[0]) as good:
         assert talk(good) == b"hello"

@@ -5,14 +5,15 @@ import re
 import shutil
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from .support import MODULE, PATIENCE, Place, Program, Service, dial, echo, environment, linux_only, talk
+from .support import MODULE, PATIENCE, Place, Program, Service, dial, echo, environment, talk
 
-pytestmark = linux_only
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="systemd is there on Linux only")
 
 StartService = Callable[[Callable[[socket.socket], None]], Service]
 

@@ -1,6 +1,6 @@
 """Runs `python -m MODULE …`, and raises SIGBREAK in it for each byte of standard input.
 
-Wine has no console events to send it. What this leaves out is the console's own part: that Ctrl-Break arrives.
+For Wine, which has no console events. What this leaves out is the console's own part: that Ctrl-Break arrives.
 """
 
 import os

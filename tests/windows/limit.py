@@ -6,7 +6,7 @@ from collections.abc import Generator
 
 import pytest
 
-SECONDS = 120
+SECONDS = 300
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,13 +1,14 @@
 """A host and its VMs, as the DLL of shim/ plays them, made and entered by a test.
 
-Owns: the variables and files of that DLL, and an empty registry of services. Refuses: sockets.
+Owns: the variables and files of that DLL. Refuses: sockets, and the registry, which all tests of a run share:
+a service that one registers must be its own.
 """
 
 import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from uuid import UUID
@@ -23,7 +24,6 @@ HOST = None
 GUEST = UUID("6a0c8e2e-0b52-4f3c-9d1f-2f6a3a0b7c11")
 OTHER = UUID("0d9c3a7e-5a43-4f43-8a0e-3a0a5f2e9b22")
 
-SERVICES_KEY = r"SOFTWARE\Microsoft\Windows NT\CurrentVersion\Virtualization\GuestCommunicationServices"
 PEER = Path(__file__).with_name("peer.py")
 
 
@@ -35,7 +35,6 @@ class Partitions:
         self._directory = directory
         self._environment = environment
         environment.setenv("HVSHIM_DIR", str(directory))
-        forget_services()
 
     def run(self, vm: UUID, *, silent: bool = False, exact: bool = False) -> None:
         """Let ``vm`` run; ``silent`` as a Linux guest is where nobody listens, ``exact`` as WSL2 dials."""
@@ -79,13 +78,3 @@ class Partitions:
             assert await process.stdout.receive_some(64) == b"ready\n"
             yield process
             process.kill()
-
-
-def forget_services() -> None:
-    """Unregister what earlier tests registered: the registry lasts as long as the run."""
-    assert sys.platform == "win32"
-    import winreg
-
-    with suppress(FileNotFoundError), winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, SERVICES_KEY) as key:
-        for name in [winreg.EnumKey(key, index) for index in range(winreg.QueryInfoKey(key)[0])]:
-            winreg.DeleteKey(key, name)

@@ -1,13 +1,13 @@
 """The doctor on Windows CPython: connect modes over AF_HYPERV sockets, the registry, and the programs of Windows."""
 
 import sys
+from uuid import uuid4
 
 from hvbridge.config import Forward
 from hvbridge.doctor import Check, Finding, State
 from hvbridge.doctor.checklist import Patient, examine
 from hvbridge.doctor.loopback import check_connect_mode
 from hvbridge.doctor.machine import Machine
-from hvbridge.ids import service_id_of_port
 from hvbridge.registration import Service
 from hvbridge.transport.network import native_network
 
@@ -73,11 +73,13 @@ async def test_an_unregistered_service(partitions: Partitions) -> None:
 
     partitions.run(GUEST)
     partitions.require_registration()
-    found = await look(forward())
-    assert found[Check.DIAL].said.startswith(f"hyperv://{GUEST}/{PORT}: not permitted")
+    service = uuid4()
+    to_service = forward(connect=f"hyperv://{GUEST}/{service}")
+    found = await look(to_service)
+    assert found[Check.DIAL].said.startswith(f"hyperv://{GUEST}/{service}: not permitted")
     assert found[Check.DIAL].advice == "first mend what service says"
-    WindowsRegistry().register(Service(service_id_of_port(PORT), "for the doctor"))
-    found = await look(forward())
+    WindowsRegistry().register(Service(service, "for the doctor"))
+    found = await look(to_service)
     assert found[Check.SERVICE].state is State.OK
     assert "not permitted" not in found[Check.DIAL].said
 

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import socket
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +16,6 @@ from .partitions import GUEST, HOST, Partitions, needs_partitions
 pytestmark = needs_partitions
 
 APP = "b1d00d3d-3c6e-4f2b-9a54-d5f3a0c7e81b"
-BREAKABLE = (sys.executable, str(Path(__file__).with_name("breakable.py")))
 StartService = Callable[[Callable[[socket.socket], None]], Service]
 
 
@@ -50,13 +48,12 @@ def bridge(
     listen: str,
     connect: str,
     *arguments: str,
-    before: tuple[str, ...] = (),
     **settings: str,
 ) -> Bridge:
     """Run a bridge with one forward in a partition."""
     partitions.enter(partition)
     forward = {"name": "it", "listen": listen, "connect": connect, **settings}
-    return place.bridge(forward, partition=None, arguments=arguments, before=before)
+    return place.bridge(forward, partition=None, arguments=arguments)
 
 
 def digest(sock: socket.socket) -> None:
@@ -179,13 +176,11 @@ def test_break_drains(partitions: Partitions, place: Place, service: StartServic
         sock.sendall(b"late")
 
     bridge(place, partitions, GUEST, "hyperv://parent/7", service(answer_late).endpoint)
-    host = bridge(
-        place, partitions, HOST, "127.0.0.1:0", f"hyperv://{GUEST}/7", "--grace", "1h", before=BREAKABLE
-    )
+    host = bridge(place, partitions, HOST, "127.0.0.1:0", f"hyperv://{GUEST}/7", "--grace", "1h")
     with host.dial("it") as client:
         client.sendall(b"question")
         client.shutdown(socket.SHUT_WR)
-        press_break(host)
+        host.signal()
         host.expect_line('"draining"')
         may_answer.set()
         assert receive_all(client) == b"late"
@@ -195,20 +190,11 @@ def test_break_drains(partitions: Partitions, place: Place, service: StartServic
 def test_second_break_ends_at_once(partitions: Partitions, place: Place, service: StartService) -> None:
     """A second SIGBREAK does not wait for what is in flight."""
     bridge(place, partitions, GUEST, "hyperv://parent/7", service(echo).endpoint)
-    host = bridge(
-        place, partitions, HOST, "127.0.0.1:0", f"hyperv://{GUEST}/7", "--grace", "1h", before=BREAKABLE
-    )
+    host = bridge(place, partitions, HOST, "127.0.0.1:0", f"hyperv://{GUEST}/7", "--grace", "1h")
     with host.dial("it") as client:
         assert talk(client) == b"hello"
-        press_break(host)
+        host.signal()
         host.expect_line('"draining"')
-        press_break(host)
+        host.signal()
         assert host.wait() == 0
         assert is_reset(client)
-
-
-def press_break(bridge: Bridge) -> None:
-    """Raise SIGBREAK in a bridge that runs under breakable.py."""
-    assert bridge.process.stdin is not None
-    bridge.process.stdin.write(b"!")
-    bridge.process.stdin.flush()

@@ -396,11 +396,11 @@ static BOOL was_reset(SOCKET s)
     return note_path(s, TRUE, path) && GetFileAttributesA(path) != INVALID_FILE_ATTRIBUTES;
 }
 
-static void forget_resets(SOCKET s) /* of an earlier connection from the port that s connects from */
+/* Removes what this side has left of an earlier connection from the same port, once s is connected. The note of the
+ * other side is the other side's to remove: it may have been written for this connection already. */
+static void forget_reset(SOCKET s)
 {
     char path[MAX_PATH];
-    if (note_path(s, TRUE, path))
-        DeleteFileA(path);
     if (note_path(s, FALSE, path))
         DeleteFileA(path);
 }
@@ -574,7 +574,7 @@ int WSAAPI hv_connect(SOCKET s, const struct sockaddr *address, int size)
     if (!copy(s, &was)) {
         int result = connect(s, address, size), error = WSAGetLastError();
         if (!result || error == WSAEWOULDBLOCK)
-            forget_resets(s);
+            forget_reset(s);
         WSASetLastError(error);
         return result;
     }
@@ -594,7 +594,7 @@ int WSAAPI hv_connect(SOCKET s, const struct sockaddr *address, int size)
     HvAddress as_seen = was.local;
     as_seen.vm = from;
     peer_record(was.port, &as_seen, TRUE);
-    forget_resets(s);
+    forget_reset(s);
     int result = connect_carrier(s, port);
     error = result ? WSAGetLastError() : 0;
     if ((!error || error == WSAEWOULDBLOCK) && (h = still(&was))) {
@@ -649,6 +649,7 @@ SOCKET WSAAPI hv_accept(SOCKET s, struct sockaddr *address, int *size)
         }
     }
     accepted_from[handle_index(new.s)] = port;
+    forget_reset(new.s);
     if (address && ours)
         give(&new.peer, address, size);
     else if (address && size) {
