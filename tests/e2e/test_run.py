@@ -158,6 +158,7 @@ def test_one_record_a_connection(way: Way) -> None:
         client.shutdown(socket.SHUT_WR)
         receive_all(client)
     record = way.host.record_of(mine)
+    assert record["reason"] == "eof", record
     assert set(record) == {
         "event", "level", "timestamp", "id", "forward", "peer", "upstream",
         "client_to_upstream", "upstream_to_client", "seconds", "dial_seconds", "reason",
