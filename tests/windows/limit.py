@@ -24,9 +24,8 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     try:
         return (yield)
     except BaseException as error:
-        if (
-            expired.is_set()
-        ):  # an exception group when it passed through a nursery, so do not ask for its type
+        # An exception group when it passed through a nursery, so do not ask for its type.
+        if expired.is_set():
             raise TimeoutError(f"{item.nodeid} took longer than {SECONDS} s") from error
         raise
     finally:
