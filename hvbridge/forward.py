@@ -20,6 +20,7 @@ from hvbridge.splice import Limits, Reason, Splicer, Transfer
 from hvbridge.stream import SocketStream
 from hvbridge.transport.errors import DialError
 from hvbridge.transport.sockets import HandshakeError, Listener, is_exhausted
+from hvbridge.workers import Workers
 
 _ids = itertools.count(1)
 
@@ -95,14 +96,18 @@ class Forward:
         self._splicer = splicer
         self._account = account
         self._exhausted = exhausted
+        self._now: Callable[[], float]
+        """trio's clock; `trio.current_time` looks for it each time."""
 
     async def serve(self, listeners: Sequence[Listener], connections: trio.Nursery) -> None:
         """Accept until cancelled; the connections live on in ``connections``, and the caller closes the listeners."""
-        async with trio.open_nursery() as accepting:
-            for listener in listeners:
-                accepting.start_soon(self._accept, listener, connections)
+        self._now = trio.lowlevel.current_clock().current_time
+        with Workers(connections) as workers:
+            async with trio.open_nursery() as accepting:
+                for listener in listeners:
+                    accepting.start_soon(self._accept, listener, workers)
 
-    async def _accept(self, listener: Listener, connections: trio.Nursery) -> None:
+    async def _accept(self, listener: Listener, workers: Workers) -> None:
         # trio.serve_listeners would take connections one by one, at a third of the speed; its manners are kept.
         is_exhausted_told = False
         while True:
@@ -120,7 +125,7 @@ class Forward:
                 await trio.sleep(_EXHAUSTED_PAUSE)
                 continue
             is_exhausted_told = False
-            now = trio.current_time()
+            now = self._now()
             for client in clients:
                 record = Record(self.name, client.peer, way.dialer.upstream, now)
                 if no_room := way.gate.enter():
@@ -129,7 +134,7 @@ class Forward:
                     self._account(record)
                 else:
                     self.open[record.id] = record
-                    connections.start_soon(self._connection, client, record, way)
+                    workers.start_soon(self._connection, client, record, way)
 
     async def _connection(self, client: SocketStream, record: Record, way: Way) -> None:
         transfer = record.transfer
@@ -141,7 +146,7 @@ class Forward:
                 raise _RefusedError("allow does not name where it comes from")
             with way.hold:
                 upstream = await way.dialer.dial()  # in this task: a hanging dial keeps nobody else waiting
-                record.dial_seconds = trio.current_time() - record.accepted
+                record.dial_seconds = self._now() - record.accepted
                 if way.introduction is not None:
                     await way.introduction.tell(client, heard, upstream)
                 if record.is_unwanted:
@@ -168,7 +173,7 @@ class Forward:
             client.abort()  # does nothing after the splice, which has closed it already
             way.gate.leave()
             del self.open[record.id]
-            record.seconds = trio.current_time() - record.accepted
+            record.seconds = self._now() - record.accepted
             self._account(record)
 
     def close(self, connection: int) -> bool:
