@@ -397,7 +397,7 @@ class Composition:
         return None if self.bridge.connections() else self._last_closed
 
     def _closed(self, record: Record) -> None:
-        self._last_closed = trio.current_time()
+        self._last_closed = record.accepted + record.seconds
         self._reporter.closed(record)
 
     def _is_listening(self, part: _Part) -> bool:
@@ -442,9 +442,11 @@ class Composition:
 
     def _way(self, settings: ForwardConfig, state: UpstreamState, places: Slots) -> Way:
         starter = self._power.get(_vm_of(settings.connect) or "") if settings.start else None
+        options = _dial_options(settings)
         dialer = Dialer(
             settings.connect,
-            partial(self._network.dial, settings.connect, _dial_options(settings)),
+            partial(self._network.dial, settings.connect, options),
+            dial_at_once=partial(self._network.dial_at_once, settings.connect, options),
             dial_timeout=settings.dial_timeout,
             max_pending=settings.max_pending_dials,
             wait=settings.effective_wait,

@@ -68,8 +68,8 @@ class UpstreamState:
 class Dialer:
     """Dials one upstream for the connections of one forward.
 
-    ``dial`` has a deadline of its own, ``dial_timeout``. For ``wait`` seconds from its begin, a dial that failed by
-    a passing cause is tried again.
+    ``dial_at_once`` returns None where a dial must wait; ``dial`` has a deadline of its own, ``dial_timeout``.
+    For ``wait`` seconds from its begin, a dial that failed by a passing cause is tried again.
     """
 
     def __init__(
@@ -79,6 +79,7 @@ class Dialer:
         *,
         dial_timeout: float,
         max_pending: int,
+        dial_at_once: Callable[[], SocketStream | None] = lambda: None,
         wait: float = 0.0,
         starter: Starter | None = None,
         state: UpstreamState | None = None,
@@ -86,6 +87,7 @@ class Dialer:
     ) -> None:
         self.upstream = upstream
         self._dial = dial
+        self._dial_at_once = dial_at_once
         self._dial_timeout = dial_timeout
         self._slots = Slots(max_pending)
         self._wait = wait
@@ -96,7 +98,7 @@ class Dialer:
     async def dial(self) -> SocketStream:
         """Return a connected stream, which the caller closes. Raises the `DialError` of the last try."""
         try:
-            stream = await self._dial_in_turn()
+            stream = self._dial_at_once() or await self._dial_in_turn()
         except DialError as error:
             self._state.note(error)
             if not self._wait or error.cause not in _PASSING:

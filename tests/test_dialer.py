@@ -46,6 +46,26 @@ def make() -> Make:
     return make
 
 
+async def test_a_dial_that_need_not_wait_takes_no_turn(make: Make) -> None:
+    """What connects at once does so though every turn is taken; only where it must wait it is dialled in turn."""
+    upstream, at_once = Upstream(), object()
+    assert await make(upstream, max_pending=0, dial_at_once=lambda: at_once).dial() is at_once
+    assert upstream.dialled == []
+    assert await make(upstream, dial_at_once=lambda: None).dial() is upstream
+
+
+async def test_a_failure_at_once_is_tried_again(make: Make, autojump_clock: trio.testing.MockClock) -> None:
+    """A service that is not there yet is waited for, however its absence was told."""
+
+    def refuse() -> None:
+        raise DialError(UPSTREAM, Cause.REFUSED)
+
+    upstream = Upstream()
+    assert await make(upstream, dial_at_once=refuse).dial() is upstream
+    with pytest.raises(DialError):
+        await make(upstream, wait=0.0, dial_at_once=refuse).dial()
+
+
 async def test_dials_at_once_are_bounded(make: Make, autojump_clock: trio.testing.MockClock) -> None:
     """Above max_pending a dial waits its turn, at most for the dial timeout."""
     pending = 0

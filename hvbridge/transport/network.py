@@ -6,8 +6,9 @@ settings only) and retrying.
 
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import trio
@@ -32,14 +33,6 @@ from hvbridge.transport.sockets import Listener
 from hvbridge.transport.transport import Role, Transport
 from hvbridge.vms import VmDirectory
 from hvbridge.vms.resolver import VmResolver
-
-if sys.platform == "win32":
-
-    def dial_unix_at_once(endpoint: UnixEndpoint) -> SocketStream | None:
-        """Return None: the transport says why there is none."""
-        return None
-else:
-    from hvbridge.transport.unix import dial_at_once as dial_unix_at_once
 
 _TO_EMULATE = (
     "to emulate it, set dir under [emulator] in the config, or HVBRIDGE_EMULATOR=DIR in the environment"
@@ -66,22 +59,33 @@ class Network:
             NamedHypervEndpoint: NamedHypervTransport(hyperv, self._resolver),
             SystemdEndpoint: _systemd(),
         }
+        self._at_once: dict[type[Endpoint], Callable[[Any, DialOptions], SocketStream | None]] = {
+            TcpEndpoint: tcp.dial_at_once
+        }
+        if sys.platform != "win32":
+            from hvbridge.transport import unix
+
+            self._at_once[UnixEndpoint] = unix.dial_at_once
 
     async def dial(self, endpoint: Endpoint, options: DialOptions) -> SocketStream:
         """Connect within ``options.timeout`` seconds, and return the stream, which the caller closes.
 
         Raises `DialError`.
         """
-        if isinstance(endpoint, UnixEndpoint):
-            # Nearly always connects without waiting, and then needs no deadline, which costs more than the rest.
-            stream = dial_unix_at_once(endpoint)
-            if stream is not None:
-                return stream
         with trio.move_on_after(options.timeout):
             return await self._transports[type(endpoint)].dial(endpoint, options)
         # A Hyper-V guest, or a vsock peer, that has no listener stays silent.
         silent = isinstance(endpoint, HypervEndpoint | NamedHypervEndpoint | VsockEndpoint)
         raise DialError(endpoint, Cause.NOBODY_LISTENING if silent else Cause.TIMED_OUT)
+
+    def dial_at_once(self, endpoint: Endpoint, options: DialOptions) -> SocketStream | None:
+        """Connect and return the stream, which the caller closes; None, and nothing is left of it, where it must wait.
+
+        On this machine a connect need not wait, and so needs no deadline, which costs more than the rest. Raises
+        `DialError`.
+        """
+        at_once = self._at_once.get(type(endpoint))
+        return None if at_once is None else at_once(endpoint, options)
 
     async def listen(self, endpoint: Endpoint, options: ListenOptions) -> list[Listener]:
         """Bind and listen; the caller closes the listeners. Raises `ListenError`."""

@@ -3,8 +3,10 @@
 Owns: tcp endpoints. Refuses: choosing among a name's addresses (trio's happy eyeballs do).
 """
 
+import errno
 import ipaddress
 import math
+import os
 import socket
 import sys
 from contextlib import suppress
@@ -20,6 +22,36 @@ from hvbridge.transport.sockets import AnySocket, Listener, SocketListener, conn
 
 _KEEPALIVE_IDLE: int | None = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None))
 """The option for the time before the first probe. macOS calls it otherwise, and Windows has it since 10 1709."""
+_BORN_NON_BLOCKING = int(socket.SOCK_STREAM | getattr(socket, "SOCK_NONBLOCK", 0))
+
+
+def dial_at_once(endpoint: TcpEndpoint, options: DialOptions) -> SocketStream | None:
+    """As `hvbridge.transport.network.Network.dial_at_once`: on loopback, only a full backlog makes it wait.
+
+    A connect there is under way when the call returns, and over when it is repeated: that is Linux's way.
+    """
+    family = _linux_loopback_family(endpoint.host)
+    if family is None:
+        return None
+    try:
+        plain = socket.socket(family, _BORN_NON_BLOCKING)
+        try:
+            address = (endpoint.host, endpoint.port)
+            code = plain.connect_ex(address)
+            if code == errno.EINPROGRESS:
+                code = plain.connect_ex(address)
+            if code == errno.EALREADY:
+                plain.close()
+                return None
+            if code:
+                raise OSError(code, os.strerror(code))
+            set_options(plain, options.tcp_keepalive)
+        except BaseException:
+            plain.close()
+            raise
+    except OSError as error:
+        raise DialError(endpoint, dial_cause(endpoint, error), error) from error
+    return SocketStream(plain)
 
 
 async def dial(endpoint: TcpEndpoint, options: DialOptions) -> SocketStream:
@@ -124,6 +156,15 @@ def _literal_family(host: str) -> socket.AddressFamily | None:
     if "%" in host:
         return None
     return socket.AF_INET if version == 4 else socket.AF_INET6
+
+
+@lru_cache
+def _linux_loopback_family(host: str) -> int | None:
+    """The family of a loopback address, as a number; None for all else, and on other systems."""
+    family = _literal_family(host)
+    if sys.platform != "linux" or family is None or not ipaddress.ip_address(host).is_loopback:
+        return None
+    return int(family)
 
 
 def _first_failure(error: OSError) -> OSError:

@@ -32,8 +32,8 @@ _LAST_RETRY = 0.1
 """Seconds between tries while the other side's backlog is full, doubled from the first to the last."""
 
 
-def dial_at_once(endpoint: UnixEndpoint) -> SocketStream | None:
-    """Connect, and return the stream, which the caller closes; None where it must wait. Raises `DialError`."""
+def dial_at_once(endpoint: UnixEndpoint, options: DialOptions) -> SocketStream | None:
+    """As `hvbridge.transport.network.Network.dial_at_once`: only a full backlog makes it wait."""
     try:
         sock = _connect(endpoint.path)
     except OSError as error:

@@ -212,6 +212,68 @@ async def test_a_unix_dial_waits_while_the_backlog_is_full(tmp_path: Path) -> No
     await listener.aclose()
 
 
+@linux_only
+async def test_a_dial_on_this_machine_need_not_wait(tmp_path: Path) -> None:
+    """A loopback address and a Unix socket connect at once, with the options that any dial sets."""
+    network = native_network()
+    listeners = await tcp.listen(LOOPBACK, ListenOptions())
+    listeners += await unix.listen(UnixEndpoint(str(tmp_path / "s")), ListenOptions())
+    for listener in listeners:
+        client = network.dial_at_once(parse_endpoint(listener.where), DialOptions(tcp_keepalive=60))
+        assert client is not None
+        assert client.plain is not None
+        assert not client.plain.getblocking()
+        if client.plain.family == socket.AF_INET:
+            assert client.plain.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            assert client.plain.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 60
+        server = await listener.accept()
+        await client.send_all(b"hello")
+        assert await server.receive_some() == b"hello"
+        client.abort()
+        server.abort()
+        await listener.aclose()
+
+
+@linux_only
+async def test_a_dial_at_once_is_refused_as_any_other() -> None:
+    """Where nobody listens, it is the same error with the same cause."""
+    (listener,) = await tcp.listen(LOOPBACK, ListenOptions())
+    endpoint = at(listener)
+    await listener.aclose()
+    with pytest.raises(DialError) as at_once:
+        tcp.dial_at_once(endpoint, DialOptions())
+    with pytest.raises(DialError) as waited:
+        await tcp.dial(endpoint, DialOptions())
+    assert at_once.value.cause is waited.value.cause
+    assert str(at_once.value) == str(waited.value)
+
+
+@linux_only
+async def test_a_dial_at_once_leaves_nothing_where_it_must_wait() -> None:
+    """A full backlog makes it give up, and its descriptor is closed."""
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        endpoint = TcpEndpoint("127.0.0.1", full.getsockname()[1])
+        begun = [tcp.dial_at_once(endpoint, DialOptions()) for _ in range(3)]
+        before = _open_descriptors()
+        assert tcp.dial_at_once(endpoint, DialOptions()) is None
+        assert _open_descriptors() == before
+        for stream in begun:
+            if stream is not None:
+                stream.abort()
+
+
+def _open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@pytest.mark.parametrize("text", ["tcp://192.0.2.1:1", "tcp://localhost:1", "tcp://[::2]:1"])
+def test_what_may_wait_is_not_dialled_at_once(text: str) -> None:
+    """Another machine, or a name, is no matter of one call."""
+    assert native_network().dial_at_once(parse_endpoint(text), DialOptions()) is None
+
+
 class ScriptedSocket(trio.socket.SocketType):
     """A listening socket whose accepts fail as told, and then give a connection."""
 
