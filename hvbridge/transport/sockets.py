@@ -101,6 +101,10 @@ class SocketListener(Listener):
         self._wrap = wrap
         self._on_close = on_close
         self._plain = plain
+        if plain is not None:
+            # What socket.accept does, but for making enums of these numbers for each connection, which takes as long.
+            self._kind = int(plain.family), int(plain.type), plain.proto
+            self._accept: Callable[[], tuple[int, object]] = plain._accept  # type: ignore[attr-defined]
         self._waiting: SocketStream | None = None
         self._closed = False
 
@@ -120,9 +124,10 @@ class SocketListener(Listener):
             self._waiting = None
             return streams
         streams = []
+        family, kind, protocol = self._kind
         while len(streams) < at_most:
             try:
-                sock, address = self._plain.accept()
+                descriptor, address = self._accept()
             except BlockingIOError:
                 break
             except OSError as error:
@@ -133,6 +138,7 @@ class SocketListener(Listener):
                 if streams:  # the next call will meet the error again
                     break
                 raise
+            sock = socket.socket(family, kind, protocol, descriptor)
             sock.setblocking(False)
             streams.append(self._wrap(sock, address))
         return streams
