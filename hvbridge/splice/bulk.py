@@ -27,6 +27,9 @@ UNFINISHED: Final = 2
 """Both could go on, but it is others' turn."""
 ENDED: Final = 3
 """The source has ended, and everything before its end has been passed on."""
+READ_FAILED: Final = 4
+WRITE_FAILED: Final = 5
+"""The source, or the destination, failed; ``error`` says how."""
 
 FROM: Final = 32 * 1024
 """Bytes of a read from which data counts as bulk. Below, the ways of bulk cost more than they save."""
@@ -61,24 +64,21 @@ class Shared:
             """Bytes of a send buffer whose size nobody has chosen."""
 
 
-class ReadFailedError(Exception):
-    """The source failed with ``error``."""
-
-    def __init__(self, error: OSError) -> None:
-        self.error = error
-
-
-class WriteFailedError(Exception):
-    """The destination failed with ``error``."""
-
-    def __init__(self, error: OSError) -> None:
-        self.error = error
-
-
 class Bulk:
     """Moves bulk from ``src`` to ``dst``, after what is ``held`` for it. ``splices`` says that splice(2) works."""
 
-    __slots__ = ("_dst", "_held", "_pipe", "_piped", "_reach", "_shared", "_src", "goes_on", "splices")
+    __slots__ = (
+        "_dst",
+        "_held",
+        "_pipe",
+        "_piped",
+        "_reach",
+        "_shared",
+        "_src",
+        "error",
+        "goes_on",
+        "splices",
+    )
 
     def __init__(
         self, src: socket.socket, dst: socket.socket, splices: bool, shared: Shared, held: bytes
@@ -92,6 +92,7 @@ class Bulk:
         self._pipe: Pipe | None = None
         self._piped = 0
         self._reach = _FIRST_COPIED
+        self.error: OSError | None = None
         self.goes_on = True
         """Whether more of it is to be expected, or something is held."""
         if dst.family == socket.AF_UNIX:
@@ -105,7 +106,7 @@ class Bulk:
         if self._held or self._piped:
             pair.active = now  # a destination that slowly takes what is held is not idle
             if not self._pass_on_held():
-                return BLOCKED
+                return self._stuck()
         if self.splices:
             if self._pipe is None:
                 self._pipe = self._shared.pipes.take()
@@ -129,7 +130,8 @@ class Bulk:
                     return self._drained(moved)
                 except OSError as error:
                     if error.errno != errno.EINVAL:
-                        raise ReadFailedError(error) from None
+                        self.error = error
+                        return READ_FAILED
                     self.splices = False  # as where a sandbox's kernel cannot splice
                     return self._copy(pair, side, thorough, now)
                 if not received:
@@ -141,9 +143,10 @@ class Bulk:
                 except BlockingIOError:
                     return BLOCKED
                 except OSError as error:
-                    raise WriteFailedError(error) from None
+                    self.error = error
+                    return WRITE_FAILED
                 if self._piped and not self._empty(pipe):
-                    return BLOCKED
+                    return self._stuck()
             return UNFINISHED
         finally:
             if moved:
@@ -160,14 +163,15 @@ class Bulk:
             except BlockingIOError:
                 return self._drained(moved)
             except OSError as error:
-                raise ReadFailedError(error) from None
+                self.error = error
+                return READ_FAILED
             if not received:
                 return ENDED
             pair.received(side, received, now)
             if not self._write(self._shared.buffer[:received]):
                 # Read no more at once than is taken at once: what is not taken must be held.
                 self._reach = max(_FIRST_COPIED, received - len(self._held))
-                return BLOCKED
+                return self._stuck()
             moved += received
             if received < asked and not thorough:
                 return self._drained(moved)
@@ -179,6 +183,10 @@ class Bulk:
         return DRAINED
 
     # What the destination would not take.
+
+    def _stuck(self) -> int:
+        """Why something is still held."""
+        return BLOCKED if self.error is None else WRITE_FAILED
 
     def _pass_on_held(self) -> bool:
         """Pass on what is held, and say whether nothing is left of it."""
@@ -193,7 +201,8 @@ class Bulk:
         except BlockingIOError:
             sent = 0
         except OSError as error:
-            raise WriteFailedError(error) from None
+            self.error = error
+            return False
         self._held = bytes(data[sent:])
         return not self._held
 
@@ -204,7 +213,8 @@ class Bulk:
             except BlockingIOError:
                 return False
             except OSError as error:
-                raise WriteFailedError(error) from None
+                self.error = error
+                return False
         return True
 
     def _return_pipe(self) -> None:

@@ -1,7 +1,7 @@
 """How long a spliced connection may last, and how fast it may be. Owns the limits; refuses to watch them."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,3 +17,9 @@ class Limits:
     max_lifetime: float = math.inf
     bandwidth: float = math.inf
     """Bytes a second, each way."""
+    shortest: float = field(init=False)
+    """The first of the times to be over."""
+
+    def __post_init__(self) -> None:
+        shortest = min(self.idle_timeout, self.half_close_timeout, self.max_lifetime)
+        object.__setattr__(self, "shortest", shortest)

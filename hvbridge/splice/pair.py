@@ -37,7 +37,21 @@ _ERROR_ON = (Reason.ERROR_ON_CLIENT, Reason.ERROR_ON_UPSTREAM)
 class Pair:
     """The state of one splice apart from its bytes. An implementation extends `finish` to act on the end."""
 
-    __slots__ = ("_fault", "_open", "active", "cut", "due", "limits", "look", "over", "started", "transfer")
+    __slots__ = (
+        *(
+            "_fault",
+            "_open",
+            "active",
+            "cut",
+            "due",
+            "half_closed",
+            "limits",
+            "look",
+            "over",
+            "started",
+            "transfer",
+        ),
+    )
 
     def __init__(self, limits: Limits, transfer: Transfer, now: float) -> None:
         self.limits = limits
@@ -52,6 +66,8 @@ class Pair:
         self.due = math.inf
         self.look = 0
         """When the watch will look next, and the number of that look; the watch keeps both."""
+        self.half_closed = False
+        """Whether just one direction has ended."""
         self._open = [True, True]
         self._fault: tuple[Reason, str] | None = None
 
@@ -71,7 +87,8 @@ class Pair:
             return
         self._open[side] = False
         self.active = now
-        if not self._open[1 - side]:
+        self.half_closed = self._open[1 - side]
+        if not self.half_closed:
             self.finish()
 
     def lost(self, side: int, error: OSError | None) -> None:
@@ -127,11 +144,6 @@ class Pair:
         self.transfer.reason, self.transfer.detail = self._fault or (Reason.EOF, "")
 
     # What may be asked.
-
-    @property
-    def half_closed(self) -> bool:
-        """Whether just one direction has ended."""
-        return self._open[CLIENT] != self._open[UPSTREAM]
 
     def next_due(self) -> float:
         """When the earliest limit will be over if no byte moves until then."""

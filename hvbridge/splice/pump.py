@@ -23,11 +23,11 @@ from hvbridge.splice.bulk import (
     DRAINED,
     ENDED,
     FROM,
+    READ_FAILED,
     UNFINISHED,
+    WRITE_FAILED,
     Bulk,
-    ReadFailedError,
     Shared,
-    WriteFailedError,
 )
 from hvbridge.splice.pair import CLIENT, Pair
 
@@ -47,8 +47,10 @@ class Pump(Generic[PairT]):
 
     __slots__ = (
         *("_dst", "_splices", "_shared", "_src"),
-        *("armed", "blocked", "bulk", "done", "dst", "pair", "side", "src", "thorough"),
+        *("armed", "blocked", "bulk", "done", "dst", "error", "pair", "side", "src", "thorough"),
     )
+    error: OSError
+    """What a read or a write failed with, once `move` has said that it did."""
 
     def __init__(
         self, pair: PairT, side: int, src: socket.socket, dst: socket.socket, plain: bool, shared: Shared
@@ -70,13 +72,12 @@ class Pump(Generic[PairT]):
         self.done = False
 
     def move(self, now: float) -> int:
-        """Move what can be moved without waiting, and say why no more.
+        """Move what can be moved without waiting, and say why no more. `DRAINED` is 0.
 
-        Raises `ReadFailedError`, after everything that came before the failure has been passed on, and
-        `WriteFailedError`.
+        A read that failed is told after everything that came before it has been passed on.
         """
-        if self.bulk is not None:
-            return self._move_bulk(self.bulk, now)
+        if self.bulk is not None or self.done:
+            return self._move_on(now)
         # A small message, the most common case by far, is moved right here, for the sake of its cost.
         moved = 0
         while moved < BUDGET:
@@ -85,7 +86,8 @@ class Pump(Generic[PairT]):
             except BlockingIOError:
                 return DRAINED
             except OSError as error:
-                raise ReadFailedError(error) from None
+                self.error = error
+                return READ_FAILED
             if not data:
                 return ENDED
             received = len(data)
@@ -100,12 +102,13 @@ class Pump(Generic[PairT]):
             except BlockingIOError:
                 sent = 0
             except OSError as error:
-                raise WriteFailedError(error) from None
+                self.error = error
+                return WRITE_FAILED
             if received > _MESSAGE:
                 self._shared.streams = True
             if sent < received or received >= FROM:
-                self.bulk = bulk = Bulk(self._src, self._dst, self._splices, self._shared, data[sent:])
-                return BLOCKED if sent < received else self._move_bulk(bulk, now)
+                self.bulk = Bulk(self._src, self._dst, self._splices, self._shared, data[sent:])
+                return BLOCKED if sent < received else self._move_on(now)
             if not self.thorough:
                 return DRAINED  # a short read
             moved += received
@@ -119,8 +122,14 @@ class Pump(Generic[PairT]):
             self.bulk.drop()
             self.bulk = None
 
-    def _move_bulk(self, bulk: Bulk, now: float) -> int:
+    def _move_on(self, now: float) -> int:
+        """Go on with the bulk, unless it is blocked."""
+        bulk = self.bulk
+        if self.blocked or bulk is None:
+            return DRAINED
         state = bulk.move(self.pair, self.side, self.thorough, now)
+        if bulk.error is not None:
+            self.error = bulk.error
         if not bulk.goes_on:
             self._splices = bulk.splices
             self.bulk = None

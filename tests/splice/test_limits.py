@@ -241,11 +241,40 @@ async def test_a_forgotten_pair_never_ends(watch: Watch, autojump_clock: Clock) 
 
 async def test_the_watch_keeps_no_entries_of_dead_pairs(watch: Watch, autojump_clock: Clock) -> None:
     """A long timeout does not keep what is long gone."""
-    for _ in range(20_000):
-        probe = Probe(Limits(max_lifetime=24 * 3600), Transfer(), trio.current_time())
+    most = 0
+    for _ in range(100):
+        probes = [Probe(Limits(max_lifetime=24 * 3600), Transfer(), trio.current_time()) for _ in range(100)]
+        for probe in probes:
+            watch.look_after(probe)
+        await trio.sleep(1)
+        for probe in probes:
+            watch.forget(probe)
+        most = max(most, len(watch._heap))
+    assert 1_000 < most < 2_100
+
+
+async def test_a_short_connection_costs_the_watch_nothing(watch: Watch, autojump_clock: Clock) -> None:
+    """A pair that is over within moments is never put in order with the others, and one that lives on is."""
+    brief, lasting = (Probe(Limits(max_lifetime=60), Transfer(), trio.current_time()) for _ in range(2))
+    for probe in (brief, lasting):
         watch.look_after(probe)
-        watch.forget(probe)
-    assert len(watch._heap) < 2_100
+    await trio.sleep(0.01)
+    watch.forget(brief)
+    await trio.sleep(1)
+    assert len(watch._heap) == 1
+    await trio.sleep(60)
+    assert lasting.over
+    assert not brief.over
+
+
+async def test_the_shortest_limits_are_kept_to(watch: Watch, autojump_clock: Clock) -> None:
+    """Limits of milliseconds end a pair in time, too, also where another pair lives long."""
+    start = trio.current_time()
+    long, short = (Probe(Limits(idle_timeout=seconds), Transfer(), start) for seconds in (60, 0.02))
+    watch.look_after(long)
+    watch.look_after(short)
+    await trio.sleep(1)
+    assert short.ended_at - start == pytest.approx(0.02)
 
 
 # The rules of ending, without any I/O.
