@@ -246,9 +246,11 @@ static int start(const Address *a, char mode, uint32_t what)
 static void bulk(const Address *a, char mode, int streams, double seconds)
 {
     uint64_t total = 0, at_begin = 0;
-    double begin = now() + seconds / 5, end = begin + seconds, began = 0, t;
+    double begin, end, began = 0, t;
     for (int i = 0; i < streams; i++)
         start(a, mode, mode == 'U' ? EPOLLOUT : EPOLLIN);
+    begin = now() + seconds / 5; /* not before: an emulated kernel may take as long to connect */
+    end = begin + seconds;
     do {
         int count = wait_events(100);
         for (int i = 0; i < count; i++)
@@ -272,7 +274,7 @@ static void bulk(const Address *a, char mode, int streams, double seconds)
             began = t;
             at_begin = total;
         }
-    } while (t < end);
+    } while (t < end || t == began);
     printf("{\"bytes\": %llu, \"rate\": %.0f}\n", (unsigned long long)total, (total - at_begin) / (t - began));
 }
 
@@ -289,7 +291,7 @@ static void ping(const Address *a, int connections, double seconds)
     } flight[FDS];
     uint32_t *samples = malloc(SAMPLES * sizeof *samples);
     uint64_t n = 0;
-    double begin = now() + seconds / 5, end = begin + seconds, t = 0;
+    double begin, end, t = 0;
     memset(buffer, 'P', PING_BYTES);
     for (int i = 0; i < connections; i++) {
         int fd = dial(a);
@@ -297,6 +299,8 @@ static void ping(const Address *a, int connections, double seconds)
         flight[fd].sent = now();
         say(fd, buffer, PING_BYTES, a);
     }
+    begin = now() + seconds / 5;
+    end = begin + seconds;
     while (t < end && n < SAMPLES) {
         int count = wait_events(100);
         t = now();
