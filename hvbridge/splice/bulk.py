@@ -68,16 +68,8 @@ class Bulk:
     """Moves bulk from ``src`` to ``dst``, after what is ``held`` for it. ``splices`` says that splice(2) works."""
 
     __slots__ = (
-        "_dst",
-        "_held",
-        "_pipe",
-        "_piped",
-        "_reach",
-        "_shared",
-        "_src",
-        "error",
-        "goes_on",
-        "splices",
+        *("_dst", "_held", "_pipe", "_piped", "_reach", "_shared", "_src"),
+        *("error", "goes_on", "splices"),
     )
 
     def __init__(
@@ -93,6 +85,7 @@ class Bulk:
         self._piped = 0
         self._reach = _FIRST_COPIED
         self.error: OSError | None = None
+        """What a read or a write failed with."""
         self.goes_on = True
         """Whether more of it is to be expected, or something is held."""
         if dst.family == socket.AF_UNIX:

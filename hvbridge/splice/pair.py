@@ -38,19 +38,8 @@ class Pair:
     """The state of one splice apart from its bytes. An implementation extends `finish` to act on the end."""
 
     __slots__ = (
-        *(
-            "_fault",
-            "_open",
-            "active",
-            "cut",
-            "due",
-            "half_closed",
-            "limits",
-            "look",
-            "over",
-            "started",
-            "transfer",
-        ),
+        *("_fault", "_open"),
+        *("active", "cut", "due", "half_closed", "limits", "look", "over", "started", "transfer"),
     )
 
     def __init__(self, limits: Limits, transfer: Transfer, now: float) -> None:
