@@ -38,6 +38,11 @@ BUDGET: Final = 1024 * 1024
 
 _SPLICED = 1024 * 1024
 """Bytes asked of one splice(2). A pipe counts pages, and a page of socket memory may be larger than 4 KiB."""
+_WORTH_MORE = 128 * 1024
+"""Bytes of one splice(2) after which another is tried before the pipe is emptied: the source may have been refilled
+meanwhile, as by a sender on the same CPU, and that saves the destination a wake-up."""
+_ENOUGH = 768 * 1024
+"""Bytes in the pipe after which none is tried."""
 _FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 
 _FIRST_COPIED = 64 * 1024
@@ -68,7 +73,7 @@ class Bulk:
     """Moves bulk from ``src`` to ``dst``, after what is ``held`` for it. ``splices`` says that splice(2) works."""
 
     __slots__ = (
-        *("_dst", "_held", "_pipe", "_piped", "_reach", "_shared", "_src"),
+        *("_dst", "_failure", "_held", "_pipe", "_piped", "_reach", "_shared", "_src"),
         *("error", "goes_on", "splices"),
     )
 
@@ -84,6 +89,8 @@ class Bulk:
         self._pipe: Pipe | None = None
         self._piped = 0
         self._reach = _FIRST_COPIED
+        self._failure: OSError | None = None
+        """What a read failed with, while what came before it is in the pipe."""
         self.error: OSError | None = None
         """What a read or a write failed with."""
         self.goes_on = True
@@ -113,26 +120,29 @@ class Bulk:
         self._return_pipe()
 
     def _splice(self, pipe: Pipe, pair: Pair, side: int, thorough: bool, now: float) -> int:
-        src, dst, into, out = self._src, self._dst, pipe.write, pipe.read
         moved = 0
         try:
-            while moved < BUDGET:
+            while moved < BUDGET or self._failure is not None:
+                if self._failure is not None:
+                    self.error = self._failure
+                    return READ_FAILED
                 try:
-                    received = splice(src, into, _SPLICED, None, None, _FLAGS)
-                except BlockingIOError:
-                    return self._drained(moved)
+                    self._fill(pipe)
+                except BlockingIOError:  # nothing more, or no room in the pipe: the next round will tell
+                    if not self._piped:
+                        return self._drained(moved)
                 except OSError as error:
-                    if error.errno != errno.EINVAL:
-                        self.error = error
-                        return READ_FAILED
-                    self.splices = False  # as where a sandbox's kernel cannot splice
-                    return self._copy(pair, side, thorough, now)
-                if not received:
+                    if error.errno == errno.EINVAL and not self._piped:
+                        self.splices = False  # as where a sandbox's kernel cannot splice
+                        return self._copy(pair, side, thorough, now)
+                    self._failure = error
+                    if not self._piped:
+                        continue
+                if not self._piped:
                     return ENDED
-                moved += received
-                self._piped = received
+                moved += self._piped
                 try:
-                    self._piped -= splice(out, dst, received, None, None, _FLAGS)
+                    self._piped -= splice(pipe.read, self._dst, self._piped, None, None, _FLAGS)
                 except BlockingIOError:
                     return BLOCKED
                 except OSError as error:
@@ -146,6 +156,12 @@ class Bulk:
                 pair.received(side, moved, now)
             if not self._piped:
                 self._return_pipe()
+
+    def _fill(self, pipe: Pipe) -> None:
+        received = self._piped = splice(self._src, pipe.write, _SPLICED, None, None, _FLAGS)
+        while received >= _WORTH_MORE and self._piped < _ENOUGH:
+            received = splice(self._src, pipe.write, _SPLICED, None, None, _FLAGS)
+            self._piped += received
 
     def _copy(self, pair: Pair, side: int, thorough: bool, now: float) -> int:
         moved = 0
@@ -172,7 +188,8 @@ class Bulk:
         return UNFINISHED
 
     def _drained(self, moved: int) -> int:
-        self.goes_on = moved >= FROM
+        if moved:
+            self.goes_on = moved >= FROM
         return DRAINED
 
     # What the destination would not take.

@@ -11,12 +11,11 @@ from contextlib import suppress
 
 assert sys.platform == "linux"
 
-_SIZE = 512 * 1024
-"""Bytes of a pipe: 256 KiB were slower with TCP and many streams, 1 MiB with one, which leaves the cache. An
-unprivileged user's pipes hold 64 MiB in all by default; what is asked for beyond is refused, and a pipe then keeps the
-size it was made with."""
+_SIZE = 1024 * 1024
+"""Bytes of a pipe: what several reads may fill before it is emptied. An unprivileged user's pipes hold 64 MiB in all by
+default; what is asked for beyond is refused, and a pipe then keeps the size it was made with."""
 
-_MOST = 96
+_MOST = 48
 """Pipes at once: three quarters of that allowance, as the user may have other programs. Who gets none copies."""
 
 _SPARE = 16

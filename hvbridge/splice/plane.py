@@ -37,7 +37,7 @@ from hvbridge.splice.watch import Watch
 from hvbridge.stream import SocketStream, Stream
 
 _DATA = select.EPOLLIN
-_ARRIVING = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
+_ENDS = select.EPOLLRDHUP | select.EPOLLET
 _ROOM = select.EPOLLOUT
 """Asked for only while a socket blocks a pump: a Unix socket would tell of it after every message."""
 _NO_MORE = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
@@ -47,9 +47,11 @@ _FEW_LOOKS = 16
 _MANY_LOOKS = 100
 """Looks at an epoll with nothing ready: some 5 and some 30 µs."""
 _WAITS_OF_BULK = 16
-"""Times that the plane's task waits at once after bulk has moved."""
+"""Times that the plane does not look after bulk has moved."""
+_SOON = 0.001
+"""Seconds within which more bulk is awaited here and not by trio: the least that epoll can be told."""
 
-_SLICE = 0.001
+_SLICE = 0.002
 """Seconds that the plane goes on while sockets are ready, before trio's other tasks have their turn."""
 
 
@@ -67,6 +69,8 @@ class PlaneSplicer:
         self._clock = trio.lowlevel.current_clock().current_time
         self._now = 0.0
         self._looks = _FEW_LOOKS
+        self._is_more_soon = False
+        """Whether the last wait was a short one."""
 
     async def splice(self, client: Stream, upstream: Stream, limits: Limits, transfer: Transfer) -> None:
         """See `hvbridge.splice.Splicer.splice`."""
@@ -100,9 +104,12 @@ class PlaneSplicer:
             while True:
                 if is_busy or self._unfinished:
                     await trio.lowlevel.checkpoint()  # costs a fifth of a wait
+                    self._now = now = self._clock()
                 else:
                     await trio.lowlevel.wait_readable(descriptor)
-                self._now = now = self._clock()
+                    now = self._clock()
+                    self._is_more_soon = now < self._now + _SOON
+                    self._now = now
                 others_turn = now + _SLICE
                 while (is_busy := self._turn(now)) and now < others_turn:
                     self._now = now = self._clock()
@@ -138,12 +145,18 @@ class PlaneSplicer:
         """Look some times more before the plane's task waits: an answer is often on its way.
 
         Waiting costs as much as `_FEW_LOOKS`, and more where a CPU that went to sleep must wake. So it looks that
-        often, and up to `_MANY_LOOKS` for as long as that has just paid. While bulk moves it does not: what comes in
-        the time that waiting takes is then moved in one go.
+        often, and up to `_MANY_LOOKS` for as long as that has just paid. It does not look after connections have
+        come, who may not be the last of their batch; nor while bulk moves, for what comes in the time that waiting
+        takes is moved in one go. A stream of bulk is worth waiting for right here while trio's other tasks wait too.
         """
         if self._shared.streams:
             self._shared.streams = False
             self._looks = -_WAITS_OF_BULK
+        if self._looks < 0 and self._is_more_soon:
+            self._looks += 1
+            ready = self._epoll.poll(_SOON, _EVENTS_AT_ONCE)
+            self._is_more_soon = bool(ready)
+            return ready
         for _ in range(self._looks):
             if ready := self._epoll.poll(0, _EVENTS_AT_ONCE):
                 self._looks = _MANY_LOOKS
@@ -159,12 +172,15 @@ class PlaneSplicer:
             self._go(reader)
         if writer.blocked:
             # A vsock peer that is gone makes no room, and tells by its end alone.
-            if events & (~_ARRIVING | select.EPOLLRDHUP):
+            if events & ~_DATA:
                 writer.blocked = False
                 self._go(writer)
+                if writer.muted and not (writer.blocked or writer.done):
+                    writer.muted = False
+                    self._ask(writer.src)
         elif events & _ROOM and writer.armed and not writer.done:
             writer.armed = False
-            self._epoll.modify(writer.dst, _ARRIVING)
+            self._ask(writer.dst)
         if events & select.EPOLLERR and not writer.done:
             self._broken(writer)
 
@@ -186,10 +202,23 @@ class PlaneSplicer:
             self._refused(pump, pump.error)
 
     def _await_room(self, pump: "_Pump") -> None:
+        if pump.blocked and not pump.muted:  # its source has told of more, and would do so again and again
+            pump.muted = True
+            self._ask(pump.src)
         pump.blocked = True
         if not pump.armed:
             pump.armed = True
-            self._epoll.modify(pump.dst, _ARRIVING | _ROOM)
+            self._ask(pump.dst)
+
+    def _ask(self, fd: int) -> None:
+        """Let the epoll tell what is wanted of a socket."""
+        reader, writer = self._pumps[fd]
+        events = _ENDS
+        if not reader.muted:
+            events |= _DATA
+        if writer.armed:
+            events |= _ROOM
+        self._epoll.modify(fd, events)
 
     def _ended(self, pump: "_Pump", error: OSError | None) -> None:
         """The side that ``pump`` reads gave no more: by a read of nothing, or a failed one."""
@@ -242,8 +271,9 @@ class PlaneSplicer:
         self._pumps[up.src] = pair.pumps = up, down
         self._pumps[down.src] = down, up
         self._watch.look_after(pair)
-        self._epoll.register(up.src, _ARRIVING)
-        self._epoll.register(down.src, _ARRIVING)
+        self._epoll.register(up.src, _ENDS | _DATA)
+        self._epoll.register(down.src, _ENDS | _DATA)
+        self._looks = min(self._looks, 0)
 
     def leave(self, pair: "_Pair") -> None:
         """Forget ``pair``, whose sockets its caller then closes, which also takes them out of the epoll."""

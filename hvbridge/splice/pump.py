@@ -47,7 +47,7 @@ class Pump(Generic[PairT]):
 
     __slots__ = (
         *("_dst", "_splices", "_shared", "_src"),
-        *("armed", "blocked", "bulk", "done", "dst", "error", "pair", "side", "src", "thorough"),
+        *("armed", "blocked", "bulk", "done", "dst", "error", "muted", "pair", "side", "src", "thorough"),
     )
     error: OSError
     """What a read or a write failed with, once `move` has said that it did."""
@@ -69,12 +69,14 @@ class Pump(Generic[PairT]):
         # The plane's own notes:
         self.blocked = False
         self.armed = False
+        self.muted = False
         self.done = False
 
     def move(self, now: float) -> int:
         """Move what can be moved without waiting, and say why no more. `DRAINED` is 0.
 
-        A read that failed is told after everything that came before it has been passed on.
+        A read that failed is told after everything that came before it has been passed on. A pump that is blocked
+        moves nothing, and says so.
         """
         if self.bulk is not None or self.done:
             return self._move_on(now)
@@ -125,7 +127,9 @@ class Pump(Generic[PairT]):
     def _move_on(self, now: float) -> int:
         """Go on with the bulk, unless it is blocked."""
         bulk = self.bulk
-        if self.blocked or bulk is None:
+        if self.blocked:
+            return BLOCKED
+        if bulk is None:
             return DRAINED
         state = bulk.move(self.pair, self.side, self.thorough, now)
         if bulk.error is not None:

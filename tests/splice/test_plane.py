@@ -1,9 +1,11 @@
 """What only the Linux plane does: splice(2) through pipes, and what it does where that cannot be had."""
 
 import errno
+import fcntl
 import os
 import socket
 import sys
+import termios
 from collections.abc import AsyncIterator
 
 import pytest
@@ -69,6 +71,11 @@ class Calls:
 os_splice = os.splice
 
 
+def fionread(sock: socket.socket) -> int:
+    """Bytes that a socket has received and nobody has read."""
+    return int.from_bytes(fcntl.ioctl(sock, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
 async def test_linux_gets_the_plane() -> None:
     """On Linux, `open_splicer` opens the plane."""
     async with open_splicer() as splicer:
@@ -101,6 +108,97 @@ async def test_bulk_goes_through_pipes_and_messages_do_not(
     assert calls.count == 0
     await carry(bench)
     assert calls.count > 0
+
+
+class Script:
+    """A stand-in for os.splice: reads give what is in the script, byte counts or errors, and writes take all."""
+
+    def __init__(self, source: int, *reads: int | OSError) -> None:
+        self.calls: list[str] = []
+        self._source = source
+        self._reads = list(reads)
+
+    def __call__(self, src: int, dst: int, count: int, *_: object) -> int:
+        if src != self._source:
+            self.calls.append(f"write {count}")
+            return count
+        read = self._reads.pop(0)
+        if isinstance(read, OSError):
+            raise read
+        self.calls.append(f"read {read}")
+        return read
+
+
+def scripted(monkeypatch: pytest.MonkeyPatch, *reads: int | OSError) -> tuple[list[str], list[int]]:
+    """Let a pump of bulk move until it is drained or at its end; return its calls, and what each move said."""
+    with socket.socket() as one, socket.socket() as other:
+        script = Script(one.fileno(), *reads)
+        monkeypatch.setattr(bulk, "splice", script)
+        shared = Shared()
+        of_bulk = bulk.Bulk(one, other, True, shared, b"")
+        states = [of_bulk.move(Pair(Limits(), Transfer(), 0), CLIENT, False, 1)]
+        while states[-1] == bulk.UNFINISHED:
+            states.append(of_bulk.move(Pair(Limits(), Transfer(), 0), CLIENT, False, 1))
+        shared.pipes.close()
+    return script.calls, states
+
+
+async def test_large_reads_fill_the_pipe_before_it_is_emptied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a large read another is tried first; a small one is passed on at once."""
+    calls, states = scripted(monkeypatch, 200_000, 200_000, BlockingIOError(), 9_000, BlockingIOError())
+    assert calls == ["read 200000", "read 200000", "write 400000", "read 9000", "write 9000"]
+    assert states == [bulk.DRAINED]
+
+
+@pytest.mark.parametrize("budget", [1, bulk.BUDGET])
+async def test_what_came_before_a_failure_is_passed_on(monkeypatch: pytest.MonkeyPatch, budget: int) -> None:
+    """A read that fails while the pipe is filled is told once the pipe is empty."""
+    monkeypatch.setattr(bulk, "BUDGET", budget)
+    calls, states = scripted(monkeypatch, 200_000, ConnectionResetError(errno.ECONNRESET, "reset"))
+    assert calls == ["read 200000", "write 200000"]
+    assert states == [bulk.READ_FAILED]
+
+
+async def test_an_end_that_is_met_while_the_pipe_is_filled_is_met_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A source that ends after a large read ends its direction once the pipe is empty."""
+    calls, states = scripted(monkeypatch, 200_000, 0, 0)
+    assert calls == ["read 200000", "read 0", "write 200000", "read 0"]
+    assert states == [bulk.ENDED]
+
+
+async def test_a_source_whose_data_is_not_taken_does_not_wake_the_plane_for_each_byte(
+    splicer: PlaneSplicer,
+) -> None:
+    """While a destination is full, what its source goes on to send costs the plane nothing."""
+    turns = 0
+    turn = splicer._turn
+
+    def counted(now: float) -> bool:
+        nonlocal turns
+        turns += 1
+        return turn(now)
+
+    splicer._turn = counted  # type: ignore[method-assign]
+    source, near = tcp_pair()
+    sink, far = unix_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(splicer.splice, SocketStream(near), SocketStream(far), Limits(), Transfer())
+        near.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+        blocked = 0
+        while blocked < 3:  # until the plane has read nothing more for a while
+            sent = await source.send(b"x" * 100_000)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            blocked = blocked + 1 if fionread(near) > sent else 0
+        turns = 0
+        for _ in range(100):
+            await source.send(b"x")
+            await trio.testing.wait_all_tasks_blocked()
+        assert turns < 20
+        nursery.cancel_scope.cancel()
+    source.close()
+    sink.close()
 
 
 async def test_without_pipes_bulk_is_copied(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
