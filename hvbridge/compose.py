@@ -446,7 +446,7 @@ class Composition:
         dialer = Dialer(
             settings.connect,
             partial(self._network.dial, settings.connect, options),
-            dial_at_once=partial(self._network.dial_at_once, settings.connect, options),
+            dial_at_once=self._network.at_once(settings.connect, options),
             dial_timeout=settings.dial_timeout,
             max_pending=settings.max_pending_dials,
             wait=settings.effective_wait,

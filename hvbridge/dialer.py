@@ -58,6 +58,8 @@ class UpstreamState:
 
     def note(self, error: DialError | None) -> None:
         """Take in that it has answered, or why it has not."""
+        if error is None and self.is_known and self.error is None:  # as nearly always
+            return
         if error is not None and error.cause in _OURS:
             return
         before, self.error, self.is_known = self.error, error, True

@@ -70,18 +70,19 @@ class Shared:
 
 
 class Bulk:
-    """Moves bulk from ``src`` to ``dst``, after what is ``held`` for it. ``splices`` says that splice(2) works."""
+    """Moves bulk from the descriptor ``src`` to ``sink``, after what is ``held`` for it.
+
+    ``splices`` says that splice(2) works.
+    """
 
     __slots__ = (
         *("_dst", "_failure", "_held", "_pipe", "_piped", "_reach", "_shared", "_src"),
         *("error", "goes_on", "splices"),
     )
 
-    def __init__(
-        self, src: socket.socket, dst: socket.socket, splices: bool, shared: Shared, held: bytes
-    ) -> None:
-        self._src = src.fileno()
-        self._dst = dst.fileno()
+    def __init__(self, src: int, sink: socket.socket, splices: bool, shared: Shared, held: bytes) -> None:
+        self._src = src
+        self._dst = sink.fileno()
         self.splices = splices
         """Whether splice(2) works here, as far as has been seen."""
         self._shared = shared
@@ -95,10 +96,10 @@ class Bulk:
         """What a read or a write failed with."""
         self.goes_on = True
         """Whether more of it is to be expected, or something is held."""
-        if dst.family == socket.AF_UNIX:
-            size = dst.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+        if sink.family == socket.AF_UNIX:
+            size = sink.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
             if size == shared.unix_send_buffer:
-                dst.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+                sink.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
 
     def move(self, pair: Pair, side: int, thorough: bool, now: float) -> int:
         """As `hvbridge.splice.pump.Pump.move`."""

@@ -35,7 +35,7 @@ _ERROR_ON = (Reason.ERROR_ON_CLIENT, Reason.ERROR_ON_UPSTREAM)
 
 
 class Pair:
-    """The state of one splice apart from its bytes. An implementation extends `finish` to act on the end."""
+    """The state of one splice apart from its bytes."""
 
     __slots__ = (
         *("_fault", "_open"),
@@ -78,7 +78,7 @@ class Pair:
         self.active = now
         self.half_closed = self._open[1 - side]
         if not self.half_closed:
-            self.finish()
+            self._finish()
 
     def lost(self, side: int, error: OSError | None) -> None:
         """Reading from ``side`` failed; ``error`` is None where the stream does not tell."""
@@ -86,7 +86,7 @@ class Pair:
             return
         self._blame(side, error)
         self.cut = True
-        self.finish()
+        self._finish()
 
     def refused(self, side: int, error: OSError | None, now: float) -> None:
         """Writing to ``side`` failed, so that the other side's data has nowhere to go."""
@@ -115,7 +115,7 @@ class Pair:
             return False
         self._fault = self._fault or fault
         self.cut = True
-        self.finish()
+        self._finish()
         return True
 
     def end(self, reason: Reason, detail: str) -> None:
@@ -124,13 +124,10 @@ class Pair:
             return
         self._fault = self._fault or (reason, detail)
         self.cut = True
-        self.finish()
+        self._finish()
 
     def finish(self) -> None:
-        """Called once, when the pair is over."""
-        self.over = True
-        self.transfer.end = None
-        self.transfer.reason, self.transfer.detail = self._fault or (Reason.EOF, "")
+        """Act on the end, as an implementation does; called once, when the pair is over."""
 
     # What may be asked.
 
@@ -141,6 +138,12 @@ class Pair:
         if self.half_closed:
             quiet = min(quiet, limits.half_close_timeout)
         return min(self.started + limits.max_lifetime, self.active + quiet)
+
+    def _finish(self) -> None:
+        self.over = True
+        self.transfer.end = None
+        self.transfer.reason, self.transfer.detail = self._fault or (Reason.EOF, "")
+        self.finish()
 
     def _blame(self, side: int, error: OSError | None) -> None:
         if self._fault is None:

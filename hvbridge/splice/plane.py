@@ -38,6 +38,7 @@ from hvbridge.stream import SocketStream, Stream
 
 _DATA = select.EPOLLIN
 _ENDS = select.EPOLLRDHUP | select.EPOLLET
+_ENDS_OR_DATA = _ENDS | _DATA
 _ROOM = select.EPOLLOUT
 """Asked for only while a socket blocks a pump: a Unix socket would tell of it after every message."""
 _NO_MORE = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
@@ -86,7 +87,7 @@ class PlaneSplicer:
             return
         pair = _Pair(self, client, upstream, limits, transfer, self._clock())
         try:
-            self._enter(pair, ours, theirs)
+            self._enter(pair, ours.fileno(), theirs.fileno())
             await trio.lowlevel.wait_task_rescheduled(pair.abandon)
         except BaseException:
             self.leave(pair)
@@ -129,7 +130,7 @@ class PlaneSplicer:
                 continue
             try:
                 if events != _DATA:
-                    self._ready(*pumps, events)
+                    self._ready(pumps, events)
                 elif state := pumps[0].move(now):  # 0 where a message has been passed on, the most common
                     self._conclude(pumps[0], state)
             except Exception as bug:  # ends this connection by itself, not all of them
@@ -164,8 +165,9 @@ class PlaneSplicer:
         self._looks = min(self._looks + 1, _FEW_LOOKS) if self._looks < _FEW_LOOKS else self._looks * 7 // 8
         return []
 
-    def _ready(self, reader: "_Pump", writer: "_Pump", events: int) -> None:
-        """Serve ``events`` of the socket that ``reader`` reads and ``writer`` writes."""
+    def _ready(self, pumps: "tuple[_Pump, _Pump]", events: int) -> None:
+        """Serve ``events`` of the socket that the first of ``pumps`` reads and the second writes."""
+        reader, writer = pumps
         if events & _NO_MORE:
             reader.thorough = True
         if events & ~_ROOM:
@@ -222,20 +224,19 @@ class PlaneSplicer:
 
     def _ended(self, pump: "_Pump", error: OSError | None) -> None:
         """The side that ``pump`` reads gave no more: by a read of nothing, or a failed one."""
-        pair, side = pump.pair, pump.side
-        src, dst = pair.streams[side], pair.streams[1 - side]
+        pair, side, sink = pump.pair, pump.side, pump.sink
         try:
             if error is None:
-                src.read_ended()
+                pump.source.read_ended()
             else:
-                src.read_failed(error)
+                pump.source.read_failed(error)
         except OSError as verdict:
             pair.lost(side, verdict)
             return
-        closes_now = pair.half_closed and dst.close_ends_data
+        closes_now = pair.half_closed and sink.close_ends_data
         if not pair.cut and not closes_now:  # when cut, the end is no clean one, whatever it looks like
             try:
-                dst.shut_down_writing()
+                sink.shut_down_writing()
             except OSError as refusal:
                 self._refused(pump, refusal)
                 return
@@ -255,25 +256,24 @@ class PlaneSplicer:
 
         It is the same as a failed write: the direction to it is at its end, the one from it lives on.
         """
-        failed = writer.pair.streams[1 - writer.side].plain
-        assert failed is not None
-        code = failed.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        assert writer.sink.plain is not None
+        code = writer.sink.plain.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
             self._refused(writer, OSError(code, os.strerror(code)))
 
     # Connections come and go.
 
-    def _enter(self, pair: "_Pair", ours: socket.socket, theirs: socket.socket) -> None:
+    def _enter(self, pair: "_Pair", ours: int, theirs: int) -> None:
         client, upstream = pair.streams
-        plain = client.splices_plainly and upstream.splices_plainly
-        up = Pump(pair, CLIENT, ours, theirs, plain, self._shared)
-        down = Pump(pair, UPSTREAM, theirs, ours, plain, self._shared)
-        self._pumps[up.src] = pair.pumps = up, down
-        self._pumps[down.src] = down, up
+        up = Pump(pair, CLIENT, client, upstream, ours, theirs, self._shared)
+        down = Pump(pair, UPSTREAM, upstream, client, theirs, ours, self._shared)
+        self._pumps[ours] = pair.pumps = up, down
+        self._pumps[theirs] = down, up
         self._watch.look_after(pair)
-        self._epoll.register(up.src, _ENDS | _DATA)
-        self._epoll.register(down.src, _ENDS | _DATA)
-        self._looks = min(self._looks, 0)
+        self._epoll.register(ours, _ENDS_OR_DATA)
+        self._epoll.register(theirs, _ENDS_OR_DATA)
+        if self._looks > 0:
+            self._looks = 0
 
     def leave(self, pair: "_Pair") -> None:
         """Forget ``pair``, whose sockets its caller then closes, which also takes them out of the epoll."""
@@ -306,7 +306,6 @@ class _Pair(Pair):
         self._task: trio.lowlevel.Task | None = trio.lowlevel.current_task()
 
     def finish(self) -> None:
-        super().finish()
         self._plane.leave(self)
         for stream in self.streams:
             if self.cut:

@@ -107,7 +107,6 @@ class _Pair(Pair):
         """Bytes of a read."""
 
     def finish(self) -> None:
-        super().finish()
         self.scope.cancel()
 
 

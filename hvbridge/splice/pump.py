@@ -9,7 +9,6 @@ one pipe. It reads nothing more until that is gone, which is the backpressure.
 
 # ruff: noqa: E402  (the assertion must come first, so that nothing below is type-checked for other systems)
 
-import socket
 import sys
 from typing import Generic, TypeVar
 
@@ -30,6 +29,7 @@ from hvbridge.splice.bulk import (
     Shared,
 )
 from hvbridge.splice.pair import CLIENT, Pair
+from hvbridge.stream import SocketStream
 
 PairT = TypeVar("PairT", bound=Pair)
 
@@ -40,30 +40,35 @@ _MESSAGE = 4 * 1024
 
 
 class Pump(Generic[PairT]):
-    """Moves what ``side`` of ``pair`` sends from socket ``src`` to socket ``dst``, both non-blocking.
-
-    ``plain`` says that a read which got less than it asked for has taken all there was, and that splice(2) works.
-    """
+    """Moves what ``side`` of ``pair`` sends from ``source`` to ``sink``, both non-blocking sockets."""
 
     __slots__ = (
-        *("_dst", "_splices", "_shared", "_src"),
-        *("armed", "blocked", "bulk", "done", "dst", "error", "muted", "pair", "side", "src", "thorough"),
+        *("_shared", "_splices", "armed", "blocked", "bulk", "done", "dst", "error", "muted", "pair", "side"),
+        *("sink", "source", "src", "thorough"),
     )
     error: OSError
     """What a read or a write failed with, once `move` has said that it did."""
 
     def __init__(
-        self, pair: PairT, side: int, src: socket.socket, dst: socket.socket, plain: bool, shared: Shared
+        self,
+        pair: PairT,
+        side: int,
+        source: SocketStream,
+        sink: SocketStream,
+        src: int,
+        dst: int,
+        shared: Shared,
     ) -> None:
         self.pair = pair
         self.side = side
-        self.src = src.fileno()
-        self.dst = dst.fileno()
-        self.thorough = not plain
+        self.source = source
+        self.sink = sink
+        self.src = src
+        self.dst = dst
+        """The descriptors of the two."""
+        self._splices = source.splices_plainly and sink.splices_plainly
+        self.thorough = not self._splices
         """Whether a read that got less than it asked for leaves open whether there is more."""
-        self._src = src
-        self._dst = dst
-        self._splices = plain
         self._shared = shared
         self.bulk: Bulk | None = None
         # The plane's own notes:
@@ -109,7 +114,8 @@ class Pump(Generic[PairT]):
             if received > _MESSAGE:
                 self._shared.streams = True
             if sent < received or received >= FROM:
-                self.bulk = Bulk(self._src, self._dst, self._splices, self._shared, data[sent:])
+                assert self.sink.plain is not None
+                self.bulk = Bulk(self.src, self.sink.plain, self._splices, self._shared, data[sent:])
                 return BLOCKED if sent < received else self._move_on(now)
             if not self.thorough:
                 return DRAINED  # a short read

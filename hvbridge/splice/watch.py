@@ -35,7 +35,7 @@ class Watch:
 
     def look_after(self, pair: Pair) -> None:
         """Watch ``pair`` from now on; to be called again when its next limit may have come nearer."""
-        if pair.over or pair.limits.shortest == math.inf:
+        if pair in self._fresh or pair.over or pair.limits.shortest == math.inf:
             return
         if pair.limits.shortest <= _SOON:
             self._place(pair)

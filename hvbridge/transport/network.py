@@ -7,6 +7,7 @@ settings only) and retrying.
 import socket
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -78,14 +79,14 @@ class Network:
         silent = isinstance(endpoint, HypervEndpoint | NamedHypervEndpoint | VsockEndpoint)
         raise DialError(endpoint, Cause.NOBODY_LISTENING if silent else Cause.TIMED_OUT)
 
-    def dial_at_once(self, endpoint: Endpoint, options: DialOptions) -> SocketStream | None:
-        """Connect and return the stream, which the caller closes; None, and nothing is left of it, where it must wait.
+    def at_once(self, endpoint: Endpoint, options: DialOptions) -> Callable[[], SocketStream | None]:
+        """Return what connects and returns the stream, which the caller closes; None where that must wait.
 
-        On this machine a connect need not wait, and so needs no deadline, which costs more than the rest. Raises
+        On this machine a connect need not wait, and so needs no deadline, which costs more than the rest. It raises
         `DialError`.
         """
-        at_once = self._at_once.get(type(endpoint))
-        return None if at_once is None else at_once(endpoint, options)
+        dial_at_once = self._at_once.get(type(endpoint), _never)
+        return partial(dial_at_once, endpoint, options)
 
     async def listen(self, endpoint: Endpoint, options: ListenOptions) -> list[Listener]:
         """Bind and listen; the caller closes the listeners. Raises `ListenError`."""
@@ -102,6 +103,10 @@ class Network:
     def fault(self, endpoint: Endpoint, role: Role) -> str | None:
         """Say why ``endpoint`` cannot be used in ``role`` on this machine; None when it can."""
         return self._transports[type(endpoint)].fault(endpoint, role)
+
+
+def _never(endpoint: Endpoint, options: DialOptions) -> None:
+    """Say that a dial must wait."""
 
 
 class _Unavailable:

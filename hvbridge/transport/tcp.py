@@ -26,7 +26,7 @@ _BORN_NON_BLOCKING = int(socket.SOCK_STREAM | getattr(socket, "SOCK_NONBLOCK", 0
 
 
 def dial_at_once(endpoint: TcpEndpoint, options: DialOptions) -> SocketStream | None:
-    """As `hvbridge.transport.network.Network.dial_at_once`: on loopback, only a full backlog makes it wait.
+    """As `hvbridge.transport.network.Network.at_once`: on loopback, only a full backlog makes it wait.
 
     A connect there is under way when the call returns, and over when it is repeated: that is Linux's way.
     """

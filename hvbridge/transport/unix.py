@@ -33,7 +33,7 @@ _LAST_RETRY = 0.1
 
 
 def dial_at_once(endpoint: UnixEndpoint, options: DialOptions) -> SocketStream | None:
-    """As `hvbridge.transport.network.Network.dial_at_once`: only a full backlog makes it wait."""
+    """As `hvbridge.transport.network.Network.at_once`: only a full backlog makes it wait."""
     try:
         sock = _connect(endpoint.path)
     except OSError as error:

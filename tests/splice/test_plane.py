@@ -135,7 +135,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, *reads: int | OSError) -> tuple[li
         script = Script(one.fileno(), *reads)
         monkeypatch.setattr(bulk, "splice", script)
         shared = Shared()
-        of_bulk = bulk.Bulk(one, other, True, shared, b"")
+        of_bulk = bulk.Bulk(one.fileno(), other, True, shared, b"")
         states = [of_bulk.move(Pair(Limits(), Transfer(), 0), CLIENT, False, 1)]
         while states[-1] == bulk.UNFINISHED:
             states.append(of_bulk.move(Pair(Limits(), Transfer(), 0), CLIENT, False, 1))
@@ -345,13 +345,19 @@ async def test_a_stream_without_a_descriptor_goes_the_portable_way(bench: Bench)
     assert transfer.reason is Reason.EOF
 
 
+class Packets(SocketStream):
+    """A stream of a family whose short reads leave open whether there is more."""
+
+    splices_plainly = False
+
+
 async def test_small_packets_without_end_give_way_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """A turn is bounded also where a read never tells that there is no more."""
     monkeypatch.setattr(pump, "read", lambda fd, count: b"x" * 1000)
     monkeypatch.setattr(pump, "write", lambda fd, data: len(data))
     with socket.socket() as one, socket.socket() as other:
         pair = Pair(Limits(), Transfer(), 0)
-        endless = Pump(pair, CLIENT, one, other, False, Shared())
+        endless = Pump(pair, CLIENT, Packets(one), Packets(other), one.fileno(), other.fileno(), Shared())
         assert endless.move(1) == bulk.UNFINISHED
     assert pair.transfer.client_to_upstream == pytest.approx(bulk.BUDGET, abs=1000)
 
@@ -370,7 +376,8 @@ async def test_passing_on_what_was_held_is_activity(monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(module, "write", write)
     with socket.socket() as one, socket.socket() as other:
         pair = Pair(Limits(), Transfer(), 0)
-        slow = Pump(pair, CLIENT, one, other, True, Shared())
+        source, sink = SocketStream(one), SocketStream(other)
+        slow = Pump(pair, CLIENT, source, sink, one.fileno(), other.fileno(), Shared())
         assert slow.move(1) == bulk.BLOCKED
         room = 10
         assert slow.move(2) == bulk.BLOCKED

@@ -219,7 +219,7 @@ async def test_a_dial_on_this_machine_need_not_wait(tmp_path: Path) -> None:
     listeners = await tcp.listen(LOOPBACK, ListenOptions())
     listeners += await unix.listen(UnixEndpoint(str(tmp_path / "s")), ListenOptions())
     for listener in listeners:
-        client = network.dial_at_once(parse_endpoint(listener.where), DialOptions(tcp_keepalive=60))
+        client = network.at_once(parse_endpoint(listener.where), DialOptions(tcp_keepalive=60))()
         assert client is not None
         assert client.plain is not None
         assert not client.plain.getblocking()
@@ -271,7 +271,7 @@ def _open_descriptors() -> int:
 @pytest.mark.parametrize("text", ["tcp://192.0.2.1:1", "tcp://localhost:1", "tcp://[::2]:1"])
 def test_what_may_wait_is_not_dialled_at_once(text: str) -> None:
     """Another machine, or a name, is no matter of one call."""
-    assert native_network().dial_at_once(parse_endpoint(text), DialOptions()) is None
+    assert native_network().at_once(parse_endpoint(text), DialOptions())() is None
 
 
 class ScriptedSocket(trio.socket.SocketType):
