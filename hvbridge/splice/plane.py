@@ -44,9 +44,8 @@ _ROOM = select.EPOLLOUT
 _NO_MORE = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 _EVENTS_AT_ONCE = 256
 
-_FEW_LOOKS = 16
-_MANY_LOOKS = 100
-"""Looks at an epoll with nothing ready: some 5 and some 30 µs."""
+_FEW_LOOKS, _MANY_LOOKS = (16, 100) if (os.cpu_count() or 1) > 1 else (0, 0)
+"""Looks at an epoll with nothing ready: some 5 and some 30 µs. On a machine with one CPU nobody answers meanwhile."""
 _WAITS_OF_BULK = 16
 """Times that the plane does not look after bulk has moved."""
 _SOON = 0.001
