@@ -145,9 +145,9 @@ class PlaneSplicer:
         """Look some times more before the plane's task waits: an answer is often on its way.
 
         Waiting costs as much as `_FEW_LOOKS`, and more where a CPU that went to sleep must wake. So it looks that
-        often, and up to `_MANY_LOOKS` for as long as that has just paid. It does not look after connections have
-        come, who may not be the last of their batch; nor while bulk moves, for what comes in the time that waiting
-        takes is moved in one go. A stream of bulk is worth waiting for right here while trio's other tasks wait too.
+        often, and up to `_MANY_LOOKS` for as long as that has just paid. It does not look after a connection has come,
+        for the next is trio's to take; nor while bulk moves, for what comes in the time that waiting takes is moved in
+        one go. Where more bulk comes soon, it waits right here, and trio's other tasks with it.
         """
         if self._shared.streams:
             self._shared.streams = False
