@@ -6,8 +6,9 @@ Owns: the show. Everything that it shows runs through the same code, and configs
 import hashlib
 import os
 import secrets
+import signal
 import tempfile
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from uuid import UUID
@@ -72,40 +73,52 @@ def demo(*, once: bool) -> int:
     log.configure("text", "warning")
     console = Console(stderr=True)
     with tempfile.TemporaryDirectory(prefix="hvbridge-demo-") as directory:
-        try:
-            return trio.run(_demo, console, Path(directory), once)
-        except* KeyboardInterrupt:  # bare or, out of a nursery, in a group
-            console.print("\nThe demo is over.")
-    return EXIT_OK
+        return trio.run(_demo, console, Path(directory), once)
 
 
 async def _demo(console: Console, directory: Path, once: bool) -> int:
     EmulatorDirectory(directory / "vm").add("demo-vm", UUID(_VM))
-    async with trio.open_nursery() as nursery:
-        services = {
-            "web": await nursery.start(_serve, _answer_http),
-            "echo": await nursery.start(_serve, _echo),
-        }
-        configs = {
-            "guest.toml": _GUEST.format(vm=_VM, **services),
-            "host.toml": _HOST,
-        }
-        for name, text in configs.items():
-            (directory / name).write_text(text)
-            console.print(Syntax(text, "toml", background_color="default"))
-            bound = await nursery.start(_run_bridge, directory / name)
-            show_ready(bound, console)
-            console.print()
-        web, echo = (_tcp(forward) for forward in bound)
-        proved = await _fetch_page(console, web) and await _move_bulk(console, echo)
-        if proved and not once:
-            console.print(
-                f"\nIt stays up: try [bold]curl http://{web.host}:{web.port}/[/] in another terminal. "
-                "Ctrl-C ends it."
-            )
-            await trio.to_thread.run_sync(_read_to_end, abandon_on_cancel=True)
-        nursery.cancel_scope.cancel()
+    proved = True
+    # As in `run`: a KeyboardInterrupt may arise amid a connection's accounts.
+    with trio.open_signal_receiver(signal.SIGINT) as interrupts:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_end_with, interrupts, nursery.cancel_scope, console)
+            proved = await _show(nursery, console, directory, once)
+            nursery.cancel_scope.cancel()
     return EXIT_OK if proved else EXIT_FAILURE
+
+
+async def _end_with(interrupts: AsyncIterator[int], everything: trio.CancelScope, console: Console) -> None:
+    async for _ in interrupts:
+        console.print("\nThe demo is over.")
+        everything.cancel()
+
+
+async def _show(nursery: trio.Nursery, console: Console, directory: Path, once: bool) -> bool:
+    """Run it all in ``nursery``, and return whether everything came through."""
+    services = {
+        "web": await nursery.start(_serve, _answer_http),
+        "echo": await nursery.start(_serve, _echo),
+    }
+    configs = {
+        "guest.toml": _GUEST.format(vm=_VM, **services),
+        "host.toml": _HOST,
+    }
+    for name, text in configs.items():
+        (directory / name).write_text(text)
+        console.print(Syntax(text, "toml", background_color="default"))
+        bound = await nursery.start(_run_bridge, directory / name)
+        show_ready(bound, console)
+        console.print()
+    web, echo = (_tcp(forward) for forward in bound)
+    proved = await _fetch_page(console, web) and await _move_bulk(console, echo)
+    if proved and not once:
+        console.print(
+            f"\nIt stays up: try [bold]curl http://{web.host}:{web.port}/[/] in another terminal. "
+            "Ctrl-C ends it."
+        )
+        await trio.to_thread.run_sync(_read_to_end, abandon_on_cancel=True)
+    return proved
 
 
 async def _run_bridge(

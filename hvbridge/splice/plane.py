@@ -50,6 +50,8 @@ _WAITS_OF_BULK = 16
 """Times that the plane does not look after bulk has moved."""
 _SOON = 0.001
 """Seconds within which more bulk is awaited here and not by trio: the least that epoll can be told."""
+_VAIN = 200
+"""Short waits through trio until it waits here again, after it did in vain: as where a task of this very loop sends."""
 
 _SLICE = 0.002
 """Seconds that the plane goes on while sockets are ready, before trio's other tasks have their turn."""
@@ -69,8 +71,8 @@ class PlaneSplicer:
         self._clock = trio.lowlevel.current_clock().current_time
         self._now = 0.0
         self._looks = _FEW_LOOKS
-        self._is_more_soon = False
-        """Whether the last wait was a short one."""
+        self._trust = 0
+        """Whether to wait here for more bulk: 1 after a short wait through trio, and far below 0 after one in vain."""
 
     async def splice(self, client: Stream, upstream: Stream, limits: Limits, transfer: Transfer) -> None:
         """See `hvbridge.splice.Splicer.splice`."""
@@ -108,7 +110,7 @@ class PlaneSplicer:
                 else:
                     await trio.lowlevel.wait_readable(descriptor)
                     now = self._clock()
-                    self._is_more_soon = now < self._now + _SOON
+                    self._trust = min(self._trust + 1, 1) if now < self._now + _SOON else min(self._trust, 0)
                     self._now = now
                 others_turn = now + _SLICE
                 while (is_busy := self._turn(now)) and now < others_turn:
@@ -152,10 +154,11 @@ class PlaneSplicer:
         if self._shared.streams:
             self._shared.streams = False
             self._looks = -_WAITS_OF_BULK
-        if self._looks < 0 and self._is_more_soon:
+        if self._looks < 0 and self._trust > 0:
             self._looks += 1
             ready = self._epoll.poll(_SOON, _EVENTS_AT_ONCE)
-            self._is_more_soon = bool(ready)
+            if not ready:
+                self._trust = -_VAIN
             return ready
         for _ in range(self._looks):
             if ready := self._epoll.poll(0, _EVENTS_AT_ONCE):
@@ -276,11 +279,11 @@ class PlaneSplicer:
 
     def leave(self, pair: "_Pair") -> None:
         """Forget ``pair``, whose sockets its caller then closes, which also takes them out of the epoll."""
-        for pump in pair.pumps:
+        pumps, pair.pumps = pair.pumps, ()
+        for pump in pumps:
             del self._pumps[pump.src]
             if not pump.done:
                 pump.stop()
-        pair.pumps = ()
         self._watch.forget(pair)
 
 
