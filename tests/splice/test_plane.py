@@ -1,12 +1,10 @@
 """What only the Linux plane does: splice(2) through pipes, and what it does where that cannot be had."""
 
 import errno
-import fcntl
 import os
 import select
 import socket
 import sys
-import termios
 from collections.abc import AsyncIterator
 
 import pytest
@@ -15,6 +13,9 @@ import trio.testing
 
 if sys.platform != "linux":
     pytest.skip("the plane stands on epoll and splice(2)", allow_module_level=True)
+
+import fcntl
+import termios
 
 from hvbridge.splice import Limits, Reason, Transfer, bulk, open_splicer, pipes, pump
 from hvbridge.splice.bulk import Shared
