@@ -142,14 +142,7 @@ class Bulk:
                 if not self._piped:
                     return ENDED
                 moved += self._piped
-                try:
-                    self._piped -= splice(pipe.read, self._dst, self._piped, None, None, _FLAGS)
-                except BlockingIOError:
-                    return BLOCKED
-                except OSError as error:
-                    self.error = error
-                    return WRITE_FAILED
-                if self._piped and not self._empty(pipe):
+                if not self._empty(pipe):
                     return self._stuck()
             return UNFINISHED
         finally:
