@@ -1,6 +1,6 @@
 """`python -m hvbridge` and the `hvbridge` script: the same program."""
 
-from hvbridge.commands.app import app
+from hvbridge.cli.app import app
 
 
 def main() -> None:

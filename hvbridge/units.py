@@ -7,7 +7,7 @@ Refuses: which values a setting takes, apart from a bound that keeps the arithme
 import math
 import re
 
-from hvbridge.wording import shown
+from hvbridge.text import shown
 
 OFF = math.inf
 """The duration that `"off"` stands for: a deadline that far never comes."""

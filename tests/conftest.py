@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from hvbridge.registration import ServiceRegistry, export
+from hvbridge.hyperv.services import ServiceRegistry, export
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def windows_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[ServiceRegistr
         pytest.skip("the registry is there on Windows only")
     import winreg
 
-    from hvbridge.registration import windows
+    from hvbridge.hyperv.services import windows
 
     machine, view = winreg.HKEY_LOCAL_MACHINE, winreg.KEY_WOW64_64KEY
     path = rf"SOFTWARE\hvbridge-test-{uuid.uuid4().hex}"

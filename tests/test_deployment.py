@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 import typer
 
-from hvbridge.commands.app import app
+from hvbridge.address.endpoint import parse_endpoint
+from hvbridge.cli.app import app
 from hvbridge.config import Config, Machine, load_config
-from hvbridge.endpoint import parse_endpoint
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 UNITS = ("hvbridge.service", "hvbridge.socket")

@@ -21,10 +21,10 @@ from typing import Any, NamedTuple
 import pytest
 import typer
 
-from hvbridge.commands import console
-from hvbridge.commands.app import app
+from hvbridge.address.endpoint import EndpointError, parse_endpoint
+from hvbridge.cli import errors
+from hvbridge.cli.app import app
 from hvbridge.config import Config, ConfigError, Machine, load_config
-from hvbridge.endpoint import EndpointError, parse_endpoint
 from hvbridge.splice import Reason
 from hvbridge.transport.errors import Cause, DialError, ListenError, dial_cause
 
@@ -249,7 +249,7 @@ def test_closing_reasons_are_complete() -> None:
 def test_exit_codes_are_complete() -> None:
     """The page has every exit code, and every command."""
     codes = [int(row[0]) for row in table(REFERENCE / "exit-codes.md", "code", "meaning")]
-    assert codes == [console.EXIT_OK, console.EXIT_FAILURE, console.EXIT_USAGE]
+    assert codes == [errors.EXIT_OK, errors.EXIT_FAILURE, errors.EXIT_USAGE]
     commands = [code(row[0]) for row in table(REFERENCE / "exit-codes.md", "command", "0", "1", "2")]
     assert commands == [f"hvbridge {name}" for name in _COMMANDS]
 

@@ -1,6 +1,6 @@
 """The admin endpoint of a running bridge: health, metrics, an API, events, and a page to look at.
 
-Owns: what of it is safe to import. This module, `supervisor` and `statistics` load no other package. `server`
+Owns: what of it is safe to import. This module, `control` and `stats` load no other package. `server`
 loads Starlette, Hypercorn and prometheus-client, which come with the extra ``admin``: whoever starts an endpoint
 calls `require`, and imports `server` only then, so that what has no admin endpoint neither needs nor pays for them.
 """

@@ -20,14 +20,15 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hvbridge.admin import metrics, views
-from hvbridge.admin.events import EventStream, Snapshots
-from hvbridge.admin.guard import Guard, json_response
+from hvbridge.address.endpoint import Endpoint
+from hvbridge.admin import metrics
+from hvbridge.admin import schemas as views
+from hvbridge.admin.auth import AuthMiddleware, json_response
 from hvbridge.admin.openapi import document
-from hvbridge.admin.statistics import MAX_SUBSCRIBERS, Statistics, TooManySubscribersError
-from hvbridge.admin.supervisor import ReloadError, Supervisor
-from hvbridge.endpoint import Endpoint
-from hvbridge.wording import quote
+from hvbridge.admin.sse import EventStream, Snapshots
+from hvbridge.admin.stats import MAX_SUBSCRIBERS, Statistics, TooManySubscribersError
+from hvbridge.proxy.control import BridgeControl, ReloadError
+from hvbridge.text import quote
 
 logger = logging.getLogger(__name__)
 
@@ -36,18 +37,18 @@ _MAX_DIGITS = 19
 
 
 def build_app(
-    supervisor: Supervisor,
-    statistics: Statistics,
+    control: BridgeControl,
+    stats: Statistics,
     listen: Endpoint,
     token: str | None,
     stopping: trio.Event,
 ) -> ASGIApp:
     """Return the application. Streams of events end when ``stopping`` is set; all else ends by itself."""
     api = _Api(
-        supervisor,
-        statistics,
-        metrics.Metrics(supervisor, statistics),
-        Snapshots(supervisor, statistics),
+        control,
+        stats,
+        metrics.Metrics(control, stats),
+        Snapshots(control, stats),
         stopping,
         tells_all=token is None,
     )
@@ -56,7 +57,7 @@ def build_app(
         exception_handlers={HTTPException: _error_response, TooManySubscribersError: _too_many_response},
     )
     app.router.redirect_slashes = False
-    return _Contained(Guard(app, listen, token))
+    return ErrorBoundary(AuthMiddleware(app, listen, token))
 
 
 def routes(api: "_Api") -> list[Route]:
@@ -83,8 +84,8 @@ def routes(api: "_Api") -> list[Route]:
 class _Api:
     """The routes' functions."""
 
-    supervisor: Supervisor
-    statistics: Statistics
+    control: BridgeControl
+    stats: Statistics
     metrics: metrics.Metrics
     snapshots: Snapshots
     stopping: trio.Event
@@ -99,7 +100,7 @@ class _Api:
         return PlainTextResponse("ok")
 
     async def readyz(self, _: Request) -> Response:
-        readiness = views.readiness(self.supervisor, with_reasons=self.tells_all)
+        readiness = views.readiness(self.control, with_reasons=self.tells_all)
         return json_response(readiness, 200 if readiness.ready else 503)
 
     async def metrics_text(self, _: Request) -> Response:
@@ -109,47 +110,47 @@ class _Api:
         return json_response(document())
 
     async def status(self, _: Request) -> Response:
-        return json_response(views.status(self.supervisor, self.statistics))
+        return json_response(views.status(self.control, self.stats))
 
     async def list_forwards(self, _: Request) -> Response:
-        connections = self.supervisor.connections()
-        return json_response(views.forward_views(self.supervisor, self.statistics, connections))
+        connections = self.control.connections()
+        return json_response(views.forward_views(self.control, self.stats, connections))
 
     async def drain(self, request: Request) -> Response:
         name = request.path_params["name"]
-        if not self.supervisor.drain(name):
+        if not self.control.drain(name):
             raise _no_forward(name)
         return Response(status_code=204)
 
     async def list_connections(self, request: Request) -> Response:
         name = request.query_params.get("forward")
-        if name is not None and name not in {forward.name for forward in self.supervisor.forwards()}:
+        if name is not None and name not in {forward.name for forward in self.control.forwards()}:
             raise _no_forward(name)
-        return json_response(self.supervisor.connections(name))
+        return json_response(self.control.connections(name))
 
     async def close(self, request: Request) -> Response:
         text = request.path_params["id"]
         is_number = text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS
-        if not is_number or not self.supervisor.close(int(text)):
+        if not is_number or not self.control.close(int(text)):
             raise HTTPException(
                 404, f"there is no open connection {quote(text)}; it may have closed by itself"
             )
         return Response(status_code=204)
 
     async def list_closings(self, _: Request) -> Response:
-        return json_response(self.statistics.recent())
+        return json_response(self.stats.recent())
 
     async def reload(self, _: Request) -> Response:
         try:
-            return json_response(views.Reloaded(await self.supervisor.reload()))
+            return json_response(views.Reloaded(await self.control.reload()))
         except ReloadError as error:
             return json_response(views.Faults(error.faults), 422)
 
     async def events(self, _: Request) -> Response:
-        return EventStream(self.snapshots, self.statistics, self.stopping)
+        return EventStream(self.snapshots, self.stats, self.stopping)
 
 
-class _Contained:
+class ErrorBoundary:
     """Logs what goes wrong in one request, so that it ends no more than that."""
 
     def __init__(self, app: ASGIApp) -> None:

@@ -1,7 +1,7 @@
 """The metrics of a bridge, in the text format of Prometheus.
 
 Owns: their names, labels and help texts, which dashboards rely on; labels have few values: the forwards' names and
-fixed words. Refuses: counting (`statistics`). The totals are read when they are asked for, so that no connection
+fixed words. Refuses: counting (`stats`). The totals are read when they are asked for, so that no connection
 pays for metrics, and they are the same as the API's.
 """
 
@@ -18,9 +18,9 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from hvbridge import __version__
-from hvbridge.admin.statistics import DIAL_BUCKETS, Statistics
-from hvbridge.admin.supervisor import Supervisor
-from hvbridge.admin.views import forward_views
+from hvbridge.admin.schemas import forward_views
+from hvbridge.admin.stats import DIAL_BUCKETS, Statistics
+from hvbridge.proxy.control import BridgeControl
 from hvbridge.splice import Reason
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -30,9 +30,9 @@ _BOUNDS = [*map(str, DIAL_BUCKETS), "+Inf"]
 class Metrics(Collector):
     """Makes the metrics of one bridge, in a registry that has no others."""
 
-    def __init__(self, supervisor: Supervisor, statistics: Statistics) -> None:
-        self._supervisor = supervisor
-        self._statistics = statistics
+    def __init__(self, control: BridgeControl, stats: Statistics) -> None:
+        self._supervisor = control
+        self._statistics = stats
         self._registry = CollectorRegistry()
         self._registry.register(self)
 

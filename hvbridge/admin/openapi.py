@@ -9,9 +9,9 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from hvbridge import __version__
-from hvbridge.admin import views
-from hvbridge.admin.statistics import Closing, UpstreamChange
-from hvbridge.admin.supervisor import ConnectionState
+from hvbridge.admin import schemas as views
+from hvbridge.admin.stats import Closing, UpstreamChange
+from hvbridge.proxy.control import ConnectionState
 
 _SCHEMAS: list[type] = [
     views.Status,

@@ -9,7 +9,7 @@ keep the bridge from ending. Here a send gives up on such a reader, and the end 
 """
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import trio
 from hypercorn.config import Config
@@ -18,14 +18,14 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, ConnectionState
 from hypercorn.utils import wrap_app
 
+from hvbridge.address.endpoint import Endpoint
 from hvbridge.admin.app import build_app
-from hvbridge.admin.statistics import Statistics
-from hvbridge.admin.supervisor import Supervisor
-from hvbridge.endpoint import Endpoint
-from hvbridge.stream import SocketStream
+from hvbridge.admin.stats import Statistics
+from hvbridge.proxy.control import BridgeControl
+from hvbridge.transport.listener import Listener
 from hvbridge.transport.network import native_network
 from hvbridge.transport.options import ListenOptions
-from hvbridge.transport.sockets import Listener
+from hvbridge.transport.stream import SocketStream
 
 logger = logging.getLogger(__name__)
 
@@ -37,40 +37,37 @@ _GRACE = 1.0
 """Seconds from the cancellation until what is still being sent is cut."""
 
 
-async def serve(
-    supervisor: Supervisor,
-    statistics: Statistics,
-    listen: Endpoint,
-    token: str | None,
-    *,
-    task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    """Bind ``listen`` and serve until cancelled; what was bound is told by ``task_status``.
+async def bind(listen: Endpoint) -> list[Listener]:
+    """Bind the listeners of an endpoint; the caller closes them. Raises `ListenError`, a sentence for the user."""
+    return await native_network().listen(listen, ListenOptions(backlog=_MAX_CONNECTIONS))
 
-    With a ``token``, requests must carry it. Raises `ListenError` before it has started, whose text is a sentence for
-    the user. A cancellation ends event streams at once and leaves other responses a second; nothing makes it hang.
+
+async def serve(
+    control: BridgeControl,
+    stats: Statistics,
+    listen: Endpoint,
+    listeners: Sequence[Listener],
+    token: str | None,
+) -> None:
+    """Serve the ``listeners`` of ``listen`` until cancelled. With a ``token``, requests must carry it.
+
+    A cancellation ends event streams at once and leaves other responses a second; nothing makes it hang.
     """
-    server = _Server(supervisor, statistics, listen, token)
-    listeners = await native_network().listen(listen, ListenOptions(backlog=_MAX_CONNECTIONS))
-    try:
-        async with trio.open_nursery() as nursery:
+    server = _Server(control, stats, listen, token)
+    async with trio.open_nursery() as nursery:
+        try:
             connections: trio.Nursery = await nursery.start(server.hold_connections)
-            try:
-                task_status.started([listener.where for listener in listeners])
-                limited = [_LimitedListener(listener, server.places) for listener in listeners]
-                await trio.serve_listeners(server.serve_connection, limited, handler_nursery=connections)
-            finally:
-                server.stopping.set()
-    finally:
-        for listener in listeners:
-            listener.close()
+            limited = [_LimitedListener(listener, server.places) for listener in listeners]
+            await trio.serve_listeners(server.serve_connection, limited, handler_nursery=connections)
+        finally:
+            server.stopping.set()
 
 
 class _Server:
     """What the connections of one endpoint share."""
 
     def __init__(
-        self, supervisor: Supervisor, statistics: Statistics, listen: Endpoint, token: str | None
+        self, control: BridgeControl, stats: Statistics, listen: Endpoint, token: str | None
     ) -> None:
         self.places = trio.Semaphore(_MAX_CONNECTIONS)
         self.stopping = trio.Event()
@@ -78,7 +75,7 @@ class _Server:
         self._config.errorlog = logger
         self._config.include_server_header = False
         self._context = WorkerContext(None)
-        app = build_app(supervisor, statistics, listen, token, self.stopping)
+        app = build_app(control, stats, listen, token, self.stopping)
         self._app: AppWrapper = wrap_app(app, self._config.wsgi_max_body_size, "asgi")  # type: ignore[arg-type]
         self._streams: set[SocketStream] = set()
 
@@ -86,10 +83,12 @@ class _Server:
         self, task_status: trio.TaskStatus[trio.Nursery] = trio.TASK_STATUS_IGNORED
     ) -> None:
         """Have a nursery for connections, which ends within the grace after ``stopping``, and only then."""
-        with trio.CancelScope(shield=True):
+        with trio.CancelScope() as scope:
             async with trio.open_nursery() as closing:
                 async with trio.open_nursery() as connections:
                     task_status.started(connections)
+                    await trio.lowlevel.checkpoint()  # who is cancelled while it starts must not wait for it
+                    scope.shield = True
                     await self.stopping.wait()
                     await self._context.terminated.set()  # Hypercorn closes idle connections
                     closing.start_soon(self._cut, connections.cancel_scope)
@@ -105,15 +104,14 @@ class _Server:
         """Serve the requests of one connection, and close it."""
         self._streams.add(stream)
         try:
-            connection = _Connection(stream)
             server = TCPServer(
                 self._app,
                 self._config,
                 self._context,
                 ConnectionState({}),
-                connection,  # type: ignore[arg-type]  # it needs less than it says
+                stream,  # type: ignore[arg-type]  # takes its place below
             )
-            connection.on_end = server.idle_task.stop
+            server.stream = _Connection(stream, on_end=server.idle_task.stop)  # type: ignore[assignment]
             await server.run()
         except Exception as error:  # one connection's bug must not end the bridge
             logger.exception("admin connection failed: %r", error)
@@ -148,10 +146,9 @@ class _Connection:
     ``on_end`` is called when the peer sends no more: Hypercorn would keep the connection for its idle time-out.
     """
 
-    on_end: Callable[[], Awaitable[None]]
-
-    def __init__(self, stream: SocketStream) -> None:
+    def __init__(self, stream: SocketStream, on_end: Callable[[], Awaitable[None]]) -> None:
         self._stream = stream
+        self._on_end = on_end
         self.socket = stream.socket
         self.send_eof = stream.send_eof
         self.aclose = stream.aclose
@@ -162,7 +159,7 @@ class _Connection:
             data = await self._stream.receive_some(max_bytes)
         finally:
             if not data:
-                await self.on_end()
+                await self._on_end()
         return data
 
     async def send_all(self, data: bytes) -> None:

@@ -4,8 +4,8 @@ Owns: everything between a TOML file and a checked `Config`. Refuses: sockets, a
 known of a machine, the caller tells.
 """
 
-from hvbridge.config.faults import ConfigError, Fault
-from hvbridge.config.load import Machine, load_config
+from hvbridge.config.errors import ConfigError, Fault
+from hvbridge.config.loader import Machine, load_config
 from hvbridge.config.models import AdminSettings, Config, EmulatorSettings, Forward, Settings
 from hvbridge.config.reference import config_reference, schema
 

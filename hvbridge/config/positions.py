@@ -10,7 +10,7 @@ import tomli
 import tree_sitter
 import tree_sitter_toml
 
-from hvbridge.config.faults import Path
+from hvbridge.config.errors import Path
 
 _KEYS = ("bare_key", "quoted_key", "dotted_key")
 

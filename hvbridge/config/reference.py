@@ -15,11 +15,11 @@ from hvbridge.config.models import (
     Forward,
     Health,
     LimitSettings,
-    Notation,
     Settings,
     Table,
     bounds,
 )
+from hvbridge.config.notation import Notation
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _WITH_VARIABLE = r"|\$\{[^{}]+\}"

@@ -53,7 +53,7 @@ class Finding:
 
     check: Check
     state: State
-    said: str
+    summary: str
     advice: str = ""
     forward: str = ""
     """The forward that was checked; "" for the machine."""
@@ -62,6 +62,7 @@ class Finding:
 CHECKS_OF_CAUSE: Final[Mapping[Cause, tuple[Check, ...]]] = MappingProxyType(
     {
         Cause.NOT_RUNNING: (Check.VM, Check.DIAL),
+        Cause.VM_NOT_STARTED: (Check.VM, Check.RIGHTS),
         Cause.NOBODY_LISTENING: (Check.DIAL, Check.SSHD, Check.WSL2),
         Cause.REFUSED: (Check.DIAL,),
         Cause.NOT_PERMITTED: (Check.SERVICE, Check.RIGHTS, Check.LISTEN, Check.LOW_PORTS),
@@ -72,7 +73,7 @@ CHECKS_OF_CAUSE: Final[Mapping[Cause, tuple[Check, ...]]] = MappingProxyType(
         Cause.NAME_UNKNOWN: (Check.VM, Check.DIAL),
         Cause.IN_USE: (Check.LISTEN,),
         Cause.NO_DIRECTORY: (Check.LISTEN,),
-        Cause.NOT_HERE: (Check.LISTEN, Check.GUEST),
+        Cause.ADDRESS_NOT_LOCAL: (Check.LISTEN, Check.GUEST),
         Cause.NOT_PASSED: (Check.LISTEN,),
         Cause.BUSY: (Check.DIAL,),
         Cause.WRONG_ANSWER: (Check.DIAL,),

@@ -9,19 +9,20 @@ from functools import partial
 
 import trio
 
+from hvbridge.address.endpoint import HypervEndpoint, VsockEndpoint
 from hvbridge.config import Forward
 from hvbridge.doctor import Check, Finding, State, linux, windows
-from hvbridge.doctor.forwards import Surroundings, ask_for_vms, check_forward
+from hvbridge.doctor.forwards import Context, ask_for_vms, check_forward
 from hvbridge.doctor.loopback import check_connect_mode
-from hvbridge.doctor.machine import Machine
-from hvbridge.endpoint import HypervEndpoint, VsockEndpoint
-from hvbridge.ids import ANY, CHILDREN, port_of_service_id
-from hvbridge.registration import ServiceRegistry
+from hvbridge.doctor.probe import Machine
+from hvbridge.hyperv.constants import LAST_PRIVILEGED_VSOCK_PORT
+from hvbridge.hyperv.guid import ANY, CHILDREN, port_of_service_id
+from hvbridge.hyperv.services import ServiceRegistry
 from hvbridge.transport.network import Network
 
 
 @dataclass(frozen=True)
-class Patient:
+class Target:
     """What is looked at."""
 
     network: Network
@@ -34,7 +35,7 @@ class Patient:
     """The command that registers what the forwards need."""
 
 
-async def examine(patient: Patient, machine: Machine) -> list[Finding]:
+async def examine(target: Target, machine: Machine) -> list[Finding]:
     """Check the machine and then each forward; return what was found, in that order."""
     found: dict[int, Sequence[Finding]] = {}
 
@@ -42,62 +43,62 @@ async def examine(patient: Patient, machine: Machine) -> list[Finding]:
         found[place] = await check()
 
     role = None
-    if machine.platform == "win32" and not patient.emulator:
+    if machine.platform == "win32" and not target.emulator:
         role = await windows.role(machine)
     needs_registry = role is not windows.Role.GUEST
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(keep, 0, partial(_check_machine, patient, machine, role))
-        around = Surroundings(
+        nursery.start_soon(keep, 0, partial(_check_machine, target, machine, role))
+        context = Context(
             machine,
-            patient.network,
-            await ask_for_vms(patient.network.vms, patient.forwards),
-            patient.registry if needs_registry else None,
-            bool(patient.emulator),
-            patient.register,
+            target.network,
+            await ask_for_vms(target.network.vms, target.forwards),
+            target.registry if needs_registry else None,
+            bool(target.emulator),
+            target.register,
         )
-        for place, forward in enumerate(patient.forwards, start=1):
-            nursery.start_soon(keep, place, partial(check_forward, forward, around))
+        for place, forward in enumerate(target.forwards, start=1):
+            nursery.start_soon(keep, place, partial(check_forward, forward, context))
     return [finding for place in sorted(found) for finding in found[place]]
 
 
-async def _check_machine(patient: Patient, machine: Machine, role: windows.Role | None) -> list[Finding]:
-    if patient.emulator:
-        emulated = Finding(Check.EMULATOR, State.OK, f"Hyper-V is emulated in {patient.emulator}")
+async def _check_machine(target: Target, machine: Machine, role: windows.Role | None) -> list[Finding]:
+    if target.emulator:
+        emulated = Finding(Check.EMULATOR, State.OK, f"Hyper-V is emulated in {target.emulator}")
         return [Finding(Check.PYTHON, State.OK, machine.python), emulated]
     if role is not None:
-        return await _check_windows(patient, machine, role)
+        return await _check_windows(target, machine, role)
     if machine.platform == "linux":
-        return await _check_linux(patient, machine)
-    said = "no Hyper-V on this system"
+        return await _check_linux(target, machine)
+    summary = "no Hyper-V on this system"
     return [
         Finding(Check.PYTHON, State.OK, machine.python),
-        Finding(Check.GUEST, State.NOT_APPLICABLE, said, "to emulate it, see [emulator] of the config"),
+        Finding(Check.GUEST, State.NOT_APPLICABLE, summary, "to emulate it, see [emulator] of the config"),
     ]
 
 
-async def _check_windows(patient: Patient, machine: Machine, role: windows.Role) -> list[Finding]:
+async def _check_windows(target: Target, machine: Machine, role: windows.Role) -> list[Finding]:
     findings = [windows.check_hyperv(role), await windows.check_rights(machine, role)]
     if "AF_HYPERV" in machine.families:
         python = Finding(Check.PYTHON, State.OK, f"{machine.python}, with Hyper-V sockets")
-        findings.append(await check_connect_mode(patient.network))
+        findings.append(await check_connect_mode(target.network))
     else:
-        said = f"{machine.python} has no Hyper-V sockets"
-        python = Finding(Check.PYTHON, State.FAILED, said, "run hvbridge on CPython 3.12 or later")
-    deaf = [forward.name for forward in patient.forwards if _listens_on(forward, ANY, CHILDREN)]
+        summary = f"{machine.python} has no Hyper-V sockets"
+        python = Finding(Check.PYTHON, State.FAILED, summary, "run hvbridge on CPython 3.12 or later")
+    deaf = [forward.name for forward in target.forwards if _listens_on(forward, ANY, CHILDREN)]
     if deaf and role is not windows.Role.GUEST:
         findings.append(await windows.check_wsl2(machine, deaf))
     return [python, *findings]
 
 
-async def _check_linux(patient: Patient, machine: Machine) -> list[Finding]:
+async def _check_linux(target: Target, machine: Machine) -> list[Finding]:
     guest = linux.is_guest(machine)
     findings = [Finding(Check.PYTHON, State.OK, machine.python), linux.check_guest(machine)]
-    endpoints = [endpoint for forward in patient.forwards for endpoint in (forward.listen, forward.connect)]
+    endpoints = [endpoint for forward in target.forwards for endpoint in (forward.listen, forward.connect)]
     if guest:
         findings.append(linux.check_hv_sock(machine))
     if guest or any(isinstance(endpoint, VsockEndpoint) for endpoint in endpoints):
         findings += [linux.check_vsock(machine), linux.check_cid(machine, guest)]
-        low = [forward.name for forward in patient.forwards if _listens_low(forward)]
+        low = [forward.name for forward in target.forwards if _listens_low(forward)]
         if low:
             findings.append(linux.check_low_ports(machine, low))
     if guest:
@@ -113,8 +114,8 @@ def _listens_low(forward: Forward) -> bool:
     """Whether a forward listens on a vsock port for which the kernel wants a capability."""
     match forward.listen:
         case VsockEndpoint(port=port):
-            return port <= linux.LAST_LOW_PORT
+            return port <= LAST_PRIVILEGED_VSOCK_PORT
         case HypervEndpoint(service=service):
             vsock_port = port_of_service_id(service)
-            return vsock_port is not None and vsock_port <= linux.LAST_LOW_PORT
+            return vsock_port is not None and vsock_port <= LAST_PRIVILEGED_VSOCK_PORT
     return False

@@ -11,17 +11,23 @@ from uuid import UUID
 
 import trio
 
+from hvbridge.address.endpoint import (
+    Endpoint,
+    HypervEndpoint,
+    NamedHypervEndpoint,
+    SystemdEndpoint,
+    TcpEndpoint,
+)
 from hvbridge.config import Forward
 from hvbridge.doctor import CHECKS_OF_CAUSE, Check, Finding, State, ports
-from hvbridge.doctor.machine import Machine
-from hvbridge.endpoint import Endpoint, HypervEndpoint, NamedHypervEndpoint, SystemdEndpoint, TcpEndpoint
-from hvbridge.ids import VM_WILDCARDS, service_text
-from hvbridge.registration import RegistrationError, ServiceRegistry
+from hvbridge.doctor.probe import Machine
+from hvbridge.hyperv.guid import VM_WILDCARDS, service_text
+from hvbridge.hyperv.services import RegistrationError, ServiceRegistry
+from hvbridge.hyperv.vms import WSL, Vm, VmDirectory, VmError, VmState, find
+from hvbridge.text import quote
 from hvbridge.transport.errors import Cause, DialError, ListenError, TransportError
 from hvbridge.transport.network import Network
 from hvbridge.transport.options import DialOptions, ListenOptions
-from hvbridge.vms import WSL, Vm, VmDirectory, VmError, VmState, find
-from hvbridge.wording import quote
 
 _LONGEST_DIAL = 10.0
 """Seconds: as long as a dial may take by default; a forward may allow more, and its user waits here."""
@@ -72,7 +78,7 @@ async def ask_for_vms(directory: VmDirectory | None, forwards: Iterable[Forward]
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class Context:
     """What the forwards are checked against."""
 
     machine: Machine
@@ -86,17 +92,17 @@ class Surroundings:
     """The command that registers what the config needs."""
 
 
-async def check_forward(forward: Forward, around: Surroundings) -> list[Finding]:
+async def check_forward(forward: Forward, context: Context) -> list[Finding]:
     """Check one forward, in the order in which a connection meets what is checked."""
-    known = [*_check_vms(forward, around), *_check_services(forward, around)]
+    known = [*_check_vms(forward, context), *_check_services(forward, context)]
     failed = {finding.check for finding in known if finding.state is State.FAILED}
     found: dict[Check, Finding] = {}
 
     async def listen() -> None:
-        found[Check.LISTEN] = await _check_listen(forward, around, failed)
+        found[Check.LISTEN] = await _check_listen(forward, context, failed)
 
     async def dial() -> None:
-        found[Check.DIAL] = await _check_dial(forward, around, failed)
+        found[Check.DIAL] = await _check_dial(forward, context, failed)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(listen)
@@ -114,14 +120,14 @@ def _on_vms(forward: Forward) -> list[OnVm]:
     ]
 
 
-def _check_vms(forward: Forward, around: Surroundings) -> Iterator[Finding]:
-    if around.vms is None:
+def _check_vms(forward: Forward, context: Context) -> Iterator[Finding]:
+    if context.vms is None:
         return
     seen: set[UUID | str] = set()
     for endpoint in _on_vms(forward):
         if endpoint.vm not in seen:
             seen.add(endpoint.vm)
-            yield _check_vm(forward, endpoint, around.vms)
+            yield _check_vm(forward, endpoint, context.vms)
 
 
 def _check_vm(forward: Forward, endpoint: OnVm, vms: Vms) -> Finding:
@@ -129,13 +135,13 @@ def _check_vm(forward: Forward, endpoint: OnVm, vms: Vms) -> Finding:
     try:
         vm = vms.find(endpoint)
     except VmError as error:
-        said, _, advice = str(error).partition("; ")
         named = isinstance(endpoint, NamedHypervEndpoint)
-        return finding(State.FAILED if named else State.DOUBTFUL, said, advice)
+        state = State.FAILED if named else State.DOUBTFUL
+        return finding(state, error.problem.what, error.problem.advice)
     if vm is None:
-        said = f"Hyper-V lists no VM {endpoint.vm}"
+        summary = f"Hyper-V lists no VM {endpoint.vm}"
         advice = "see `hvbridge vms` for the id; WSL2's VM is not listed, and is called wsl in endpoints"
-        return finding(State.DOUBTFUL, said, advice)
+        return finding(State.DOUBTFUL, summary, advice)
     who = f"{quote(vm.name)} ({vm.id})"
     match vm.state:
         case VmState.RUNNING:
@@ -151,14 +157,14 @@ def _check_vm(forward: Forward, endpoint: OnVm, vms: Vms) -> Finding:
             return finding(State.DOUBTFUL, f"{who} is in a state that hvbridge does not know")
 
 
-def _check_services(forward: Forward, around: Surroundings) -> Iterator[Finding]:
+def _check_services(forward: Forward, context: Context) -> Iterator[Finding]:
     finding = partial(Finding, Check.SERVICE, forward=forward.name)
     endpoints = (forward.connect, forward.listen)
     services = dict.fromkeys(endpoint.service for endpoint in endpoints if isinstance(endpoint, OnVm))
-    if around.registry is None or not services:
+    if context.registry is None or not services:
         return
     try:
-        registered = {service.id: service.name for service in around.registry.services()}
+        registered = {service.id: service.name for service in context.registry.services()}
     except RegistrationError as error:
         yield finding(State.DOUBTFUL, str(error))
         return
@@ -168,40 +174,43 @@ def _check_services(forward: Forward, around: Surroundings) -> Iterator[Finding]
         if service in registered:
             yield finding(State.OK, f"{who} is registered as {quote(registered[service])}")
         else:
-            advice = f"on the host, once, as administrator, run: {around.register}"
+            advice = f"on the host, once, as administrator, run: {context.register}"
             yield finding(State.FAILED, f"{who} is not registered", advice)
 
 
-async def _check_listen(forward: Forward, around: Surroundings, failed: Set[Check]) -> Finding:
+async def _check_listen(forward: Forward, context: Context, failed: Set[Check]) -> Finding:
     finding = partial(Finding, Check.LISTEN, forward=forward.name)
     endpoint = forward.listen
-    if fault := around.network.fault(endpoint, "listen"):
-        said, _, advice = fault.partition("; ")
-        return finding(State.FAILED, f"{endpoint}: {said}", advice)
-    if around.emulated and isinstance(endpoint, OnVm):
+    if fault := context.network.fault(endpoint, "listen"):
+        return finding(State.FAILED, f"{endpoint}: {fault.what}", fault.advice)
+    if context.emulated and isinstance(endpoint, OnVm):
         return finding(State.NOT_APPLICABLE, f"{endpoint} is emulated, and is not tried")
     if isinstance(endpoint, SystemdEndpoint):
         return finding(
             State.NOT_APPLICABLE, f"{endpoint} is what systemd listens on (systemctl list-sockets)"
         )
-    located = _located(endpoint, around.vms)
+    located = _located(endpoint, context.vms)
     if located is None:
         return finding(State.NOT_APPLICABLE, f"{endpoint} is not tried, for want of its VM")
     try:
-        listeners = await around.network.listen(located, ListenOptions())
+        listeners = await context.network.listen(located, ListenOptions())
     except ListenError as error:
         if error.cause is Cause.IN_USE:
-            holder = await ports.holder(around.machine, located)
-            said = f"{endpoint}: {error.cause}" + (f" by {holder}" if holder else ", by whom does not show")
+            holder = await ports.holder(context.machine, located)
+            summary = f"{endpoint}: {error.cause}" + (
+                f" by {holder}" if holder else ", by whom does not show"
+            )
             if holder and not holder.may_be_hvbridge:
-                return finding(State.FAILED, said, error.advice)
-            return finding(State.DOUBTFUL, said, f"if it is not this very config that runs, {error.advice}")
-        if isinstance(located, TcpEndpoint) and around.machine.platform == "win32":
-            kept = await ports.excluded_range(around.machine, located.port)
+                return finding(State.FAILED, summary, error.advice)
+            return finding(
+                State.DOUBTFUL, summary, f"if it is not this very config that runs, {error.advice}"
+            )
+        if isinstance(located, TcpEndpoint) and context.machine.platform == "win32":
+            kept = await ports.excluded_range(context.machine, located.port)
             if kept is not None:
-                said = f"{endpoint}: Windows keeps the ports {kept.start}-{kept.stop - 1} for itself"
+                summary = f"{endpoint}: Windows keeps the ports {kept.start}-{kept.stop - 1} for itself"
                 return finding(
-                    State.FAILED, said, "use a port outside; Hyper-V picks such ranges at each boot"
+                    State.FAILED, summary, "use a port outside; Hyper-V picks such ranges at each boot"
                 )
         return finding(State.FAILED, f"{endpoint}: {error.why}", _advice(error, failed))
     for listener in listeners:
@@ -209,19 +218,18 @@ async def _check_listen(forward: Forward, around: Surroundings, failed: Set[Chec
     return finding(State.OK, f"{endpoint} is free")
 
 
-async def _check_dial(forward: Forward, around: Surroundings, failed: Set[Check]) -> Finding:
+async def _check_dial(forward: Forward, context: Context, failed: Set[Check]) -> Finding:
     finding = partial(Finding, Check.DIAL, forward=forward.name)
     endpoint = forward.connect
-    if fault := around.network.fault(endpoint, "connect"):
-        said, _, advice = fault.partition("; ")
-        return finding(State.FAILED, f"{endpoint}: {said}", advice)
-    located = _located(endpoint, around.vms)
+    if fault := context.network.fault(endpoint, "connect"):
+        return finding(State.FAILED, f"{endpoint}: {fault.what}", fault.advice)
+    located = _located(endpoint, context.vms)
     if located is None:
         return finding(State.NOT_APPLICABLE, f"{endpoint} is not tried, for want of its VM")
     options = DialOptions(min(forward.dial_timeout, _LONGEST_DIAL), connect_mode=forward.connect_mode)
     began = trio.current_time()
     try:
-        stream = await around.network.dial(located, options)
+        stream = await context.network.dial(located, options)
     except DialError as error:
         if error.cause is Cause.NOT_RUNNING and forward.start:
             return finding(State.NOT_APPLICABLE, f"{endpoint} is not there until its VM has been started")

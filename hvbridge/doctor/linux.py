@@ -2,37 +2,35 @@
 
 Owns: what /sys, /proc, /dev/vsock, `systemctl` and `ss` say. Refuses: making sockets.
 
-Sources: net/vmw_vsock of Linux (hyperv_transport.c, af_vsock.c), proc_pid_status(5), systemd-ssh-generator(8).
+AccessList: net/vmw_vsock of Linux (hyperv_transport.c, af_vsock.c), proc_pid_status(5), systemd-ssh-generator(8).
 """
 
 import re
 from collections.abc import Sequence
 
 from hvbridge.doctor import Check, Finding, State
-from hvbridge.doctor.machine import Machine
-from hvbridge.endpoint import VMADDR_CID_ANY
+from hvbridge.doctor.probe import Machine
+from hvbridge.hyperv.constants import VMADDR_CID_ANY, VMBUS, is_linux_guest
 
 _CAP_NET_BIND_SERVICE = 10
 _SSH = 22
-LAST_LOW_PORT = 1023
-"""LAST_RESERVED_PORT of af_vsock.c."""
 
 
 def is_guest(machine: Machine) -> bool:
     """Whether this is a guest of Hyper-V: WSL2 is one, too."""
-    return machine.path("/sys/bus/vmbus").exists()
+    return is_linux_guest(machine.root)
 
 
 def check_guest(machine: Machine) -> Finding:
     """Say whether this is a guest of Hyper-V."""
     if is_guest(machine):
         return Finding(Check.GUEST, State.OK, "a guest of Hyper-V, whose host is parent in endpoints")
-    return Finding(Check.GUEST, State.NOT_APPLICABLE, "no guest of Hyper-V: there is no /sys/bus/vmbus")
+    return Finding(Check.GUEST, State.NOT_APPLICABLE, f"no guest of Hyper-V: there is no {VMBUS}")
 
 
 def check_hv_sock(machine: Machine) -> Finding:
     """Say whether the kernel carries AF_VSOCK over VMBus."""
-    if _is_loaded(machine, "hv_sock") or machine.path("/sys/bus/vmbus/drivers/hv_sock").exists():
+    if _is_loaded(machine, "hv_sock") or machine.path(f"{VMBUS}/drivers/hv_sock").exists():
         return Finding(Check.HV_SOCK, State.OK, "hv_sock is loaded")
     return Finding(
         Check.HV_SOCK,
@@ -54,8 +52,8 @@ def check_vsock(machine: Machine) -> Finding:
     if machine.path("/dev/vsock").exists():
         return Finding(Check.VSOCK, State.OK, "/dev/vsock is there")
     if _is_loaded(machine, "vsock"):
-        said = "vsock is loaded, and there is no /dev/vsock, as in many containers"
-        return Finding(Check.VSOCK, State.DOUBTFUL, said)
+        summary = "vsock is loaded, and there is no /dev/vsock, as in many containers"
+        return Finding(Check.VSOCK, State.DOUBTFUL, summary)
     advice = "as root: modprobe hv_sock in a guest of Hyper-V, else modprobe vsock"
     return Finding(Check.VSOCK, State.FAILED, "vsock is not loaded", advice)
 
@@ -65,15 +63,15 @@ def check_cid(machine: Machine, guest: bool) -> Finding:
     try:
         cid = machine.local_cid()
     except OSError as error:
-        said = f"/dev/vsock does not tell the CID: {error.strerror or error}"
-        return Finding(Check.CID, State.DOUBTFUL, said)
+        summary = f"/dev/vsock does not tell the CID: {error.strerror or error}"
+        return Finding(Check.CID, State.DOUBTFUL, summary)
     if cid == VMADDR_CID_ANY:
-        said = f"{cid}, which stands for any: Hyper-V gives its guests no other"
-        return Finding(Check.CID, State.OK if guest else State.DOUBTFUL, said)
+        summary = f"{cid}, which stands for any: Hyper-V gives its guests no other"
+        return Finding(Check.CID, State.OK if guest else State.DOUBTFUL, summary)
     if not guest:
         return Finding(Check.CID, State.OK, str(cid))
-    said = f"{cid}, though Hyper-V gives its guests none: AF_VSOCK goes another way than hv_sock"
-    return Finding(Check.CID, State.DOUBTFUL, said, "see lsmod for another vsock transport, and unload it")
+    summary = f"{cid}, though Hyper-V gives its guests none: AF_VSOCK goes another way than hv_sock"
+    return Finding(Check.CID, State.DOUBTFUL, summary, "see lsmod for another vsock transport, and unload it")
 
 
 async def check_sshd(machine: Machine) -> Finding:

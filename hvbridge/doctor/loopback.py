@@ -8,14 +8,13 @@ from contextlib import suppress
 
 import trio
 
+from hvbridge.address.endpoint import HypervEndpoint
 from hvbridge.doctor import Check, Finding, State
-from hvbridge.endpoint import HypervEndpoint
-from hvbridge.ids import LOOPBACK
-from hvbridge.stream import SocketStream
+from hvbridge.hyperv.guid import LOOPBACK
 from hvbridge.transport.errors import Cause, DialError, TransportError
 from hvbridge.transport.network import Network
 from hvbridge.transport.options import ConnectMode, DialOptions, ListenOptions
-from hvbridge.transport.sockets import HandshakeError
+from hvbridge.transport.stream import HandshakeError, SocketStream
 
 _DIAL_TIMEOUT = 3.0
 _PATIENCE = 5.0
@@ -38,8 +37,8 @@ async def check_connect_mode(network: Network) -> Finding:
     if nonblocking is None and thread is None:
         return Finding(Check.CONNECT_MODE, State.OK, "nonblocking and thread both connect, over loopback")
     if nonblocking is None:
-        said = f"nonblocking connects, over loopback; thread does not: {_why(thread)}"
-        return Finding(Check.CONNECT_MODE, State.DOUBTFUL, said, "leave connect_mode as it is by default")
+        summary = f"nonblocking connects, over loopback; thread does not: {_why(thread)}"
+        return Finding(Check.CONNECT_MODE, State.DOUBTFUL, summary, "leave connect_mode as it is by default")
     if thread is None:
         return Finding(
             Check.CONNECT_MODE,
@@ -49,18 +48,18 @@ async def check_connect_mode(network: Network) -> Finding:
         )
     if isinstance(nonblocking, DialError) and nonblocking.cause is Cause.NOT_PERMITTED:
         return _untried(nonblocking)
-    said = f"nothing connects over loopback; nonblocking: {_why(nonblocking)}; thread: {_why(thread)}"
+    summary = f"nothing connects over loopback; nonblocking: {_why(nonblocking)}; thread: {_why(thread)}"
     advice = "see whether dial fares better; if not, Hyper-V sockets do not work on this machine"
-    return Finding(Check.CONNECT_MODE, State.FAILED, said, advice)
+    return Finding(Check.CONNECT_MODE, State.FAILED, summary, advice)
 
 
 def _untried(error: TransportError) -> Finding:
     """A service that is registered nowhere may be refused, on loopback as elsewhere: that says nothing of the modes."""
-    said = f"loopback cannot be tried: {error.why}"
+    summary = f"loopback cannot be tried: {error.why}"
     if error.cause is Cause.NOT_PERMITTED:
-        return Finding(Check.CONNECT_MODE, State.DOUBTFUL, said)
+        return Finding(Check.CONNECT_MODE, State.DOUBTFUL, summary)
     advice = "turn on Hyper-V, or the Virtual Machine Platform, in the Windows features"
-    return Finding(Check.CONNECT_MODE, State.FAILED, said, advice)
+    return Finding(Check.CONNECT_MODE, State.FAILED, summary, advice)
 
 
 async def _failure(network: Network, here: HypervEndpoint, mode: ConnectMode) -> DialError | str | None:

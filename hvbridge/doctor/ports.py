@@ -14,8 +14,7 @@ from typing import NamedTuple
 
 import trio
 
-from hvbridge.doctor.machine import Machine
-from hvbridge.endpoint import (
+from hvbridge.address.endpoint import (
     Endpoint,
     EndpointError,
     HypervEndpoint,
@@ -24,8 +23,9 @@ from hvbridge.endpoint import (
     VsockEndpoint,
     parse_endpoint,
 )
-from hvbridge.ids import port_of_service_id
-from hvbridge.rules import collide
+from hvbridge.address.placement import collide
+from hvbridge.doctor.probe import Machine
+from hvbridge.hyperv.guid import port_of_service_id
 
 _LISTEN = "0A"
 """TCP_LISTEN of net/tcp_states.h, as /proc/net/tcp writes it."""

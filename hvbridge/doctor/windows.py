@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from enum import Enum, auto
 
 from hvbridge.doctor import Check, Finding, State
-from hvbridge.doctor.machine import Machine, Printed
+from hvbridge.doctor.probe import Machine, Printed
+from hvbridge.hyperv.constants import HYPERV_ADMINISTRATORS
 
-_HYPERV_ADMINISTRATORS = "S-1-5-32-578"
 _ELEVATED = frozenset({"S-1-16-12288", "S-1-16-16384"})
 """The high and the system mandatory level. Source: Microsoft, "Well-known SIDs"."""
 
@@ -101,21 +101,21 @@ def check_hyperv(found: Role) -> Finding:
 async def check_rights(machine: Machine, found: Role) -> Finding:
     """Say whether the user may use Hyper-V sockets of VMs."""
     if found in (Role.GUEST, Role.WSL_HOST):
-        said = "a guest needs none" if found is Role.GUEST else "WSL2's VM belongs to the user who runs it"
-        return Finding(Check.RIGHTS, State.NOT_APPLICABLE, said)
+        summary = "a guest needs none" if found is Role.GUEST else "WSL2's VM belongs to the user who runs it"
+        return Finding(Check.RIGHTS, State.NOT_APPLICABLE, summary)
     printed = await machine.printed_by("whoami.exe", "/groups", "/fo", "csv", "/nh")
     sids = parse_groups(printed.text if printed else "")
     if not sids:
         return Finding(Check.RIGHTS, State.DOUBTFUL, "whoami.exe did not tell the groups of the user")
     if sids & _ELEVATED:
         return Finding(Check.RIGHTS, State.OK, "elevated; hvbridge itself does not need to be")
-    if _HYPERV_ADMINISTRATORS in sids:
+    if HYPERV_ADMINISTRATORS in sids:
         return Finding(Check.RIGHTS, State.OK, "a member of Hyper-V Administrators")
     return Finding(
         Check.RIGHTS,
         State.FAILED,
         "neither a member of Hyper-V Administrators nor elevated",
-        f"join in PowerShell as administrator: Add-LocalGroupMember -SID {_HYPERV_ADMINISTRATORS} -Member USER; "
+        f"join in PowerShell as administrator: Add-LocalGroupMember -SID {HYPERV_ADMINISTRATORS} -Member USER; "
         "then sign in again",
     )
 

@@ -15,12 +15,12 @@ import trio
 
 from hvbridge.splice.limits import Limits
 from hvbridge.splice.portable import PortableSplicer
-from hvbridge.splice.transfer import Reason, Transfer
-from hvbridge.splice.watch import Watch
-from hvbridge.stream import Stream
+from hvbridge.splice.result import Reason, Transfer
+from hvbridge.splice.timeouts import Watch
+from hvbridge.transport.stream import Stream
 
 if sys.platform == "linux":
-    from hvbridge.splice.plane import PlaneSplicer
+    from hvbridge.splice.epoll import EpollSplicer
 
 __all__ = ["Limits", "Reason", "Splicer", "Transfer", "open_splicer"]
 
@@ -49,7 +49,7 @@ async def open_splicer() -> AsyncIterator[Splicer]:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(watch.run)
         if sys.platform == "linux":
-            plane = PlaneSplicer(watch)
+            plane = EpollSplicer(watch)
             nursery.start_soon(plane.run)
             yield plane
         else:

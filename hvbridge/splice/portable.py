@@ -11,11 +11,11 @@ from contextlib import contextmanager
 
 import trio
 
+from hvbridge.splice.close_rules import CLIENT, UPSTREAM, Pair
 from hvbridge.splice.limits import Limits
-from hvbridge.splice.pair import CLIENT, UPSTREAM, Pair
-from hvbridge.splice.transfer import Transfer
-from hvbridge.splice.watch import Watch
-from hvbridge.stream import Stream
+from hvbridge.splice.result import Transfer
+from hvbridge.splice.timeouts import Watch
+from hvbridge.transport.stream import Stream
 
 _BUFFER_SIZE = 128 * 1024
 """Bytes of a read: what WSL's own Hyper-V relays use; more gains nothing over local sockets."""

@@ -1,1 +1,1 @@
-"""How endpoints become streams: one module a transport, and `network`, which chooses among them."""
+"""How an endpoint becomes a stream or a listener; `network` knows which transport serves which endpoint."""

@@ -8,7 +8,7 @@ import errno
 import os
 from enum import StrEnum
 
-from hvbridge.endpoint import (
+from hvbridge.address.endpoint import (
     Endpoint,
     HypervEndpoint,
     NamedHypervEndpoint,
@@ -17,12 +17,14 @@ from hvbridge.endpoint import (
     UnixEndpoint,
     VsockEndpoint,
 )
+from hvbridge.text import Problem
 
 
 class Cause(StrEnum):
     """The few reasons that matter to a user; the value is the text that a message shows."""
 
     NOT_RUNNING = "the VM is not running"
+    VM_NOT_STARTED = "the VM could not be started"
     NOBODY_LISTENING = "nobody answers on that service"
     REFUSED = "the connection was refused"
     NOT_PERMITTED = "not permitted, or the service is not registered"
@@ -33,7 +35,7 @@ class Cause(StrEnum):
     NAME_UNKNOWN = "the name cannot be found"
     IN_USE = "the address is in use"
     NO_DIRECTORY = "its directory does not exist"
-    NOT_HERE = "that address is not on this machine"
+    ADDRESS_NOT_LOCAL = "that address is not on this machine"
     NOT_PASSED = "systemd has passed no listening stream socket of this name"
     BUSY = "too many dials are waiting"
     WRONG_ANSWER = "it is not the service that was expected"
@@ -46,7 +48,7 @@ _WSA = {
     10013: Cause.NOT_PERMITTED,  # WSAEACCES
     10024: Cause.OUT_OF_DESCRIPTORS,  # WSAEMFILE
     10048: Cause.IN_USE,  # WSAEADDRINUSE
-    10049: Cause.NOT_HERE,  # WSAEADDRNOTAVAIL
+    10049: Cause.ADDRESS_NOT_LOCAL,  # WSAEADDRNOTAVAIL
     10050: Cause.UNREACHABLE,  # WSAENETDOWN
     10051: Cause.UNREACHABLE,  # WSAENETUNREACH
     10055: Cause.OUT_OF_MEMORY,  # WSAENOBUFS
@@ -60,7 +62,7 @@ _ERRNO = {
     errno.EACCES: Cause.NOT_PERMITTED,
     errno.EPERM: Cause.NOT_PERMITTED,
     errno.EADDRINUSE: Cause.IN_USE,
-    errno.EADDRNOTAVAIL: Cause.NOT_HERE,
+    errno.EADDRNOTAVAIL: Cause.ADDRESS_NOT_LOCAL,
     errno.ECONNREFUSED: Cause.REFUSED,
     errno.ENOENT: Cause.NOBODY_LISTENING,  # a Unix socket that does not exist
     errno.ETIMEDOUT: Cause.TIMED_OUT,
@@ -122,20 +124,20 @@ _ADVICE_DIAL: dict[type[Endpoint], dict[Cause, str]] = {
 _ADVICE_LISTEN: dict[type[Endpoint], dict[Cause, str]] = {
     HypervEndpoint: {
         Cause.IN_USE: "end the other listener, or use another service id (hvbridge guid makes one)",
-        Cause.NOT_HERE: "listen on parent inside a VM or container only, on a host on the VM's id or children",
+        Cause.ADDRESS_NOT_LOCAL: "listen on parent inside a VM or container only, on a host on the VM's id or children",
         Cause.NOT_PERMITTED: _REGISTER,
     },
     VsockEndpoint: {
         Cause.IN_USE: "end the other listener, or use another port",
         Cause.NOT_PERMITTED: "ports up to 1023 need CAP_NET_BIND_SERVICE: run with it, or use a higher port",
         Cause.UNAVAILABLE: "load the vsock module first: modprobe hv_sock",
-        Cause.NOT_HERE: "listen on `any`, or on this machine's own CID",
+        Cause.ADDRESS_NOT_LOCAL: "listen on `any`, or on this machine's own CID",
     },
     TcpEndpoint: {
         Cause.IN_USE: "end the program that has the port, or use another port",
         Cause.NOT_PERMITTED: "use a port above 1023, or one that Windows has not reserved "
         "(netsh int ipv4 show excludedportrange tcp)",
-        Cause.NOT_HERE: "use an address of this machine, such as 127.0.0.1",
+        Cause.ADDRESS_NOT_LOCAL: "use an address of this machine, such as 127.0.0.1",
         Cause.NAME_UNKNOWN: "correct the host name, or write an IP address",
     },
     UnixEndpoint: {
@@ -162,19 +164,33 @@ class TransportError(Exception):
     advice_table: dict[type[Endpoint], dict[Cause, str]]
 
     def __init__(
-        self, endpoint: Endpoint, cause: Cause, error: OSError | None = None, advice: str = ""
+        self,
+        endpoint: Endpoint,
+        cause: Cause,
+        error: OSError | None = None,
+        advice: str = "",
+        *,
+        problem: Problem | None = None,
     ) -> None:
         self.endpoint = endpoint
         self.cause = cause
         self.error = error
+        self.problem = problem
+        """What is known beside the cause and the system's error, with its own advice."""
         kind = HypervEndpoint if isinstance(endpoint, NamedHypervEndpoint) else type(endpoint)
-        self.advice = advice or self.advice_table[kind].get(cause) or _ADVICE_ANY.get(cause, "")
+        self.advice = (
+            advice
+            or (problem.advice if problem else "")
+            or self.advice_table[kind].get(cause)
+            or _ADVICE_ANY.get(cause, "")
+        )
         super().__init__(endpoint, cause)
 
     @property
     def why(self) -> str:
-        """The cause, with the system's own number and words where there was an error."""
-        return str(self.cause) if self.error is None else f"{self.cause} ({error_text(self.error)})"
+        """The cause, with the detail, and the system's own number and words where there was an error."""
+        why = f"{self.cause}: {self.problem.what}" if self.problem else str(self.cause)
+        return why if self.error is None else f"{why} ({error_text(self.error)})"
 
     def __str__(self) -> str:
         message = f"cannot {self.operation} {self.endpoint}: {self.why}"

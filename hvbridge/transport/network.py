@@ -14,7 +14,7 @@ from uuid import UUID
 
 import trio
 
-from hvbridge.endpoint import (
+from hvbridge.address.endpoint import (
     Endpoint,
     HypervEndpoint,
     NamedHypervEndpoint,
@@ -23,17 +23,19 @@ from hvbridge.endpoint import (
     UnixEndpoint,
     VsockEndpoint,
 )
-from hvbridge.ids import HOST, parse_partition
-from hvbridge.registration import ServiceRegistry
-from hvbridge.stream import SocketStream
+from hvbridge.hyperv.constants import is_linux_guest
+from hvbridge.hyperv.guid import HOST, parse_partition
+from hvbridge.hyperv.services import ServiceRegistry
+from hvbridge.hyperv.vms import VmDirectory
+from hvbridge.hyperv.vms.resolver import VmResolver
+from hvbridge.text import Problem
 from hvbridge.transport import tcp
+from hvbridge.transport.base import Role, Transport
 from hvbridge.transport.errors import Cause, DialError, ListenError
-from hvbridge.transport.hyperv_by_name import NamedHypervTransport
+from hvbridge.transport.hyperv.by_name import NamedHypervTransport
+from hvbridge.transport.listener import Listener
 from hvbridge.transport.options import DialOptions, ListenOptions
-from hvbridge.transport.sockets import Listener
-from hvbridge.transport.transport import Role, Transport
-from hvbridge.vms import VmDirectory
-from hvbridge.vms.resolver import VmResolver
+from hvbridge.transport.stream import SocketStream
 
 _TO_EMULATE = (
     "to emulate it, set dir under [emulator] in the config, or HVBRIDGE_EMULATOR=DIR in the environment"
@@ -60,13 +62,13 @@ class Network:
             NamedHypervEndpoint: NamedHypervTransport(hyperv, self._resolver),
             SystemdEndpoint: _systemd(),
         }
-        self._at_once: dict[type[Endpoint], Callable[[Any, DialOptions], SocketStream | None]] = {
-            TcpEndpoint: tcp.dial_at_once
+        self._connect_nowait: dict[type[Endpoint], Callable[[Any, DialOptions], SocketStream | None]] = {
+            TcpEndpoint: tcp.connect_nowait
         }
         if sys.platform != "win32":
             from hvbridge.transport import unix
 
-            self._at_once[UnixEndpoint] = unix.dial_at_once
+            self._connect_nowait[UnixEndpoint] = unix.connect_nowait
 
     async def dial(self, endpoint: Endpoint, options: DialOptions) -> SocketStream:
         """Connect within ``options.timeout`` seconds, and return the stream, which the caller closes.
@@ -79,28 +81,28 @@ class Network:
         silent = isinstance(endpoint, HypervEndpoint | NamedHypervEndpoint | VsockEndpoint)
         raise DialError(endpoint, Cause.NOBODY_LISTENING if silent else Cause.TIMED_OUT)
 
-    def at_once(self, endpoint: Endpoint, options: DialOptions) -> Callable[[], SocketStream | None]:
+    def connector_nowait(self, endpoint: Endpoint, options: DialOptions) -> Callable[[], SocketStream | None]:
         """Return what connects and returns the stream, which the caller closes; None where that must wait.
 
         On this machine a connect need not wait, and so needs no deadline, which costs more than the rest. It raises
         `DialError`.
         """
-        dial_at_once = self._at_once.get(type(endpoint), _never)
-        return partial(dial_at_once, endpoint, options)
+        connect_nowait = self._connect_nowait.get(type(endpoint), _never)
+        return partial(connect_nowait, endpoint, options)
 
     async def listen(self, endpoint: Endpoint, options: ListenOptions) -> list[Listener]:
         """Bind and listen; the caller closes the listeners. Raises `ListenError`."""
         return await self._transports[type(endpoint)].listen(endpoint, options)
 
-    async def vm_of(self, endpoint: Endpoint) -> UUID:
-        """Return the id of the VM on which ``endpoint`` is. Raises `VmError` for a name that means none."""
+    async def vm_of(self, endpoint: Endpoint, *, start: bool) -> UUID:
+        """Return the id of the VM of ``endpoint``; asking may ``start`` WSL. Raises `VmError` for an unknown name."""
         if isinstance(endpoint, NamedHypervEndpoint):
             assert self._resolver is not None
-            return await self._resolver.resolve(endpoint.vm)
+            return await self._resolver.resolve(endpoint.vm, start=start)
         assert isinstance(endpoint, HypervEndpoint)
         return endpoint.vm
 
-    def fault(self, endpoint: Endpoint, role: Role) -> str | None:
+    def fault(self, endpoint: Endpoint, role: Role) -> Problem | None:
         """Say why ``endpoint`` cannot be used in ``role`` on this machine; None when it can."""
         return self._transports[type(endpoint)].fault(endpoint, role)
 
@@ -112,17 +114,17 @@ def _never(endpoint: Endpoint, options: DialOptions) -> None:
 class _Unavailable:
     """Stands for the endpoints of a scheme that this machine cannot have."""
 
-    def __init__(self, reason: str) -> None:
-        self._reason = reason
+    def __init__(self, what: str, advice: str) -> None:
+        self._problem = Problem(what, advice)
 
     async def dial(self, endpoint: Endpoint, options: DialOptions) -> SocketStream:
-        raise DialError(endpoint, Cause.UNAVAILABLE, advice=self._reason)
+        raise DialError(endpoint, Cause.UNAVAILABLE, problem=self._problem)
 
     async def listen(self, endpoint: Endpoint, options: ListenOptions) -> list[Listener]:
-        raise ListenError(endpoint, Cause.UNAVAILABLE, advice=self._reason)
+        raise ListenError(endpoint, Cause.UNAVAILABLE, problem=self._problem)
 
-    def fault(self, endpoint: Endpoint, role: Role) -> str | None:
-        return self._reason
+    def fault(self, endpoint: Endpoint, role: Role) -> Problem | None:
+        return self._problem
 
 
 def native_network() -> Network:
@@ -133,14 +135,14 @@ def native_network() -> Network:
 def emulated_network(directory: Path, partition: UUID, *, enforce_registration: bool) -> Network:
     """A network whose hyperv endpoints meet other processes in ``directory``."""
     # Imported here, for a machine with Hyper-V has no use for them.
-    from hvbridge.transport.emulator import EmulatorTransport
-    from hvbridge.transport.emulator_services import EmulatorRegistry
-    from hvbridge.transport.emulator_vms import EmulatorDirectory
+    from hvbridge.transport.emulator.services import EmulatorRegistry
+    from hvbridge.transport.emulator.transport import EmulatorTransport
+    from hvbridge.transport.emulator.vms import EmulatorDirectory
 
     if sys.platform == "win32":
-        from hvbridge.transport import emulator_tcp as carrier
+        from hvbridge.transport.emulator import tcp as carrier
     else:
-        from hvbridge.transport import emulator_unix as carrier
+        from hvbridge.transport.emulator import unix as carrier
     transport = EmulatorTransport(directory, partition, carrier, enforce_registration=enforce_registration)
     if partition != HOST:
         return Network(transport)
@@ -167,22 +169,22 @@ def _native_hyperv() -> Transport:
         if not hasattr(socket, "AF_HYPERV"):
             version = ".".join(map(str, sys.version_info[:3]))
             return _Unavailable(
-                f"Python {version} has no Hyper-V sockets; run hvbridge on CPython 3.12 or later"
+                f"Python {version} has no Hyper-V sockets", "run hvbridge on CPython 3.12 or later"
             )
-        from hvbridge.transport.hyperv import HypervTransport
+        from hvbridge.transport.hyperv.windows import HypervTransport
 
         return HypervTransport()
-    if sys.platform == "linux" and Path("/sys/bus/vmbus").exists():
-        from hvbridge.transport.hyperv_guest import HypervGuestTransport
+    if sys.platform == "linux" and is_linux_guest():
+        from hvbridge.transport.hyperv.linux_guest import HypervGuestTransport
 
         return HypervGuestTransport()
-    return _Unavailable(f"this machine has no Hyper-V; {_TO_EMULATE}")
+    return _Unavailable("this machine has no Hyper-V", _TO_EMULATE)
 
 
 def _native_vms() -> VmDirectory | None:
     if sys.platform != "win32":
         return None
-    from hvbridge.vms.powershell import PowerShellDirectory
+    from hvbridge.hyperv.vms.powershell import PowerShellDirectory
 
     return PowerShellDirectory()
 
@@ -190,14 +192,14 @@ def _native_vms() -> VmDirectory | None:
 def _native_services() -> ServiceRegistry | None:
     if sys.platform != "win32":
         return None
-    from hvbridge.registration.windows import WindowsRegistry
+    from hvbridge.hyperv.services.windows import WindowsRegistry
 
     return WindowsRegistry()
 
 
 def _unix() -> Transport:
     if sys.platform == "win32":
-        return _Unavailable("Python has no Unix-domain sockets on Windows; write tcp://127.0.0.1:PORT")
+        return _Unavailable("Python has no Unix-domain sockets on Windows", "write tcp://127.0.0.1:PORT")
     from hvbridge.transport import unix
 
     return unix
@@ -205,7 +207,7 @@ def _unix() -> Transport:
 
 def _vsock() -> Transport:
     if sys.platform != "linux":
-        return _Unavailable("AF_VSOCK is there on Linux only; write hyperv://VM/SERVICE")
+        return _Unavailable("AF_VSOCK is there on Linux only", "write hyperv://VM/SERVICE")
     from hvbridge.transport import vsock
 
     return vsock
@@ -213,8 +215,7 @@ def _vsock() -> Transport:
 
 def _systemd() -> Transport:
     if sys.platform == "linux":
-        from hvbridge.systemd import inherited_sockets
-        from hvbridge.transport.systemd import SystemdTransport
+        from hvbridge.transport.socket_activation import SystemdTransport, inherited_sockets
 
         return SystemdTransport(inherited_sockets)
-    return _Unavailable("systemd is there on Linux only; write tcp://127.0.0.1:PORT")
+    return _Unavailable("systemd is there on Linux only", "write tcp://127.0.0.1:PORT")

@@ -14,19 +14,20 @@ from functools import lru_cache
 
 import trio
 
-from hvbridge.endpoint import TcpEndpoint
-from hvbridge.stream import SocketStream
+from hvbridge.address.endpoint import TcpEndpoint
+from hvbridge.text import Problem
 from hvbridge.transport.errors import Cause, DialError, ListenError, dial_cause, listen_cause
+from hvbridge.transport.listener import AnySocket, Listener, SocketListener, connect, set_buffers
 from hvbridge.transport.options import DialOptions, ListenOptions
-from hvbridge.transport.sockets import AnySocket, Listener, SocketListener, connect, set_buffers
+from hvbridge.transport.stream import SocketStream
 
 _KEEPALIVE_IDLE: int | None = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None))
 """The option for the time before the first probe. macOS calls it otherwise, and Windows has it since 10 1709."""
 _BORN_NON_BLOCKING = int(socket.SOCK_STREAM | getattr(socket, "SOCK_NONBLOCK", 0))
 
 
-def dial_at_once(endpoint: TcpEndpoint, options: DialOptions) -> SocketStream | None:
-    """As `hvbridge.transport.network.Network.at_once`: on loopback, only a full backlog makes it wait.
+def connect_nowait(endpoint: TcpEndpoint, options: DialOptions) -> SocketStream | None:
+    """As `hvbridge.transport.network.Network.connector_nowait`: on loopback, only a full backlog makes it wait.
 
     A connect there is under way when the call returns, and over when it is repeated: that is Linux's way.
     """
@@ -113,7 +114,7 @@ async def listen(endpoint: TcpEndpoint, options: ListenOptions) -> list[Listener
     return listeners
 
 
-def fault(endpoint: TcpEndpoint, role: str) -> str | None:
+def fault(endpoint: TcpEndpoint, role: str) -> Problem | None:
     """Return None: whatever the grammar allows may be used."""
     return None
 
@@ -142,7 +143,7 @@ def accepted(sock: AnySocket, address: object) -> SocketStream:
     """Make the stream of a client that a listener accepted."""
     stream = SocketStream(sock)
     stream.peer = address_text(address)  # type: ignore[arg-type]
-    stream.origin = address[0]  # type: ignore[index]
+    stream.client_id = address[0]  # type: ignore[index]
     return stream
 
 

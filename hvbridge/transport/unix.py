@@ -15,11 +15,12 @@ from pathlib import Path
 
 import trio
 
-from hvbridge.endpoint import UnixEndpoint
-from hvbridge.stream import SocketStream
+from hvbridge.address.endpoint import UnixEndpoint
+from hvbridge.text import Problem
 from hvbridge.transport.errors import DialError, ListenError, dial_cause, listen_cause
+from hvbridge.transport.listener import AnySocket, Listener, SocketListener, set_buffers
 from hvbridge.transport.options import DialOptions, ListenOptions
-from hvbridge.transport.sockets import AnySocket, Listener, SocketListener, set_buffers
+from hvbridge.transport.stream import SocketStream
 
 assert sys.platform != "win32", "CPython has no AF_UNIX there"
 
@@ -32,8 +33,8 @@ _LAST_RETRY = 0.1
 """Seconds between tries while the other side's backlog is full, doubled from the first to the last."""
 
 
-def dial_at_once(endpoint: UnixEndpoint, options: DialOptions) -> SocketStream | None:
-    """As `hvbridge.transport.network.Network.at_once`: only a full backlog makes it wait."""
+def connect_nowait(endpoint: UnixEndpoint, options: DialOptions) -> SocketStream | None:
+    """As `hvbridge.transport.network.Network.connector_nowait`: only a full backlog makes it wait."""
     try:
         sock = _connect(endpoint.path)
     except OSError as error:
@@ -126,7 +127,7 @@ def remove(path: str) -> None:
         Path(path).unlink()
 
 
-def fault(endpoint: UnixEndpoint, role: str) -> str | None:
+def fault(endpoint: UnixEndpoint, role: str) -> Problem | None:
     """Return None: whatever the grammar allows may be used."""
     return None
 

@@ -11,14 +11,14 @@ from dataclasses import replace
 
 import trio
 
-from hvbridge.endpoint import VsockEndpoint
-from hvbridge.stream import SocketStream
+from hvbridge.address.endpoint import VsockEndpoint
+from hvbridge.hyperv.constants import AF_VSOCK
+from hvbridge.text import Problem
 from hvbridge.transport.errors import DialError, ListenError, dial_cause, listen_cause
+from hvbridge.transport.listener import AnySocket, Listener, SocketListener, connect, set_buffers
 from hvbridge.transport.options import LONGEST_CONNECT, DialOptions, ListenOptions
-from hvbridge.transport.sockets import AnySocket, Listener, SocketListener, connect, set_buffers
+from hvbridge.transport.stream import SocketStream
 
-AF_VSOCK = 40
-"""socket.AF_VSOCK, which only CPython on Linux has."""
 _CONNECT_TIMEOUT = 6
 """SO_VM_SOCKETS_CONNECT_TIMEOUT at level AF_VSOCK, a struct timeval (linux/vm_sockets.h)."""
 
@@ -76,7 +76,7 @@ async def listen(endpoint: VsockEndpoint, options: ListenOptions) -> list[Listen
     return [SocketListener(sock, str(endpoint), accepted, plain=plain)]
 
 
-def fault(endpoint: VsockEndpoint, role: str) -> str | None:
+def fault(endpoint: VsockEndpoint, role: str) -> Problem | None:
     """Return None: whatever the grammar allows may be used."""
     return None
 
@@ -97,5 +97,5 @@ def accepted(sock: AnySocket, address: object) -> SocketStream:
     """Make the stream of a client that a listener accepted."""
     stream = VsockStream(sock)
     stream.peer = str(VsockEndpoint(*address))  # type: ignore[misc]
-    stream.origin = address[0]  # type: ignore[index]
+    stream.client_id = address[0]  # type: ignore[index]
     return stream

@@ -11,10 +11,11 @@ import trio
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 
-from hvbridge.admin.server import serve
-from hvbridge.admin.statistics import Statistics
-from hvbridge.admin.supervisor import ForwardState
-from hvbridge.endpoint import TcpEndpoint
+from hvbridge.address.endpoint import TcpEndpoint
+from hvbridge.admin.server import bind, serve
+from hvbridge.admin.stats import Statistics
+from hvbridge.proxy.control import ForwardState
+from hvbridge.proxy.events import ConnectionClosed
 from hvbridge.splice import Reason
 
 from .support import Bridge, record
@@ -27,7 +28,7 @@ PATIENCE = 10.0
 class LiveBridge(Bridge):
     """A bridge that does what the page asks for, so that the page can show it."""
 
-    statistics: Statistics = field(default_factory=Statistics)
+    stats: Statistics = field(default_factory=Statistics)
 
     def forwards(self) -> list[ForwardState]:
         live = [state.forward for state in self.live]
@@ -59,7 +60,7 @@ class LiveBridge(Bridge):
             gone.forward, reason, up=up, down=down, detail=detail, seconds=gone.seconds, id=gone.id
         )
         ended.peer = gone.peer
-        self.statistics.closed(ended)
+        self.stats.on_event(ConnectionClosed(ended))
 
     def close(self, connection_id: int) -> bool:
         is_there = super().close(connection_id)
@@ -105,8 +106,9 @@ class Server:
         async with trio.open_nursery() as nursery:
             self._scope = nursery.cancel_scope
             listen = TcpEndpoint("127.0.0.1", self._port)
-            (where,) = await nursery.start(serve, self.bridge, self.bridge.statistics, listen, self.token)
-            self._port = int(where.rpartition(":")[2])
+            (listener,) = await bind(listen)
+            self._port = int(listener.where.rpartition(":")[2])
+            nursery.start_soon(serve, self.bridge, self.bridge.stats, listen, [listener], self.token)
             listens.set()
 
 

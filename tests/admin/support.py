@@ -11,12 +11,13 @@ from typing import Any
 
 import trio
 
+from hvbridge.address.endpoint import Endpoint, TcpEndpoint, parse_endpoint
 from hvbridge.admin.app import build_app
-from hvbridge.admin.server import serve
-from hvbridge.admin.statistics import Statistics
-from hvbridge.admin.supervisor import ConnectionState, ForwardState, ReloadError
-from hvbridge.endpoint import Endpoint, TcpEndpoint, parse_endpoint
-from hvbridge.forward import Record
+from hvbridge.admin.server import bind, serve
+from hvbridge.admin.stats import Statistics
+from hvbridge.proxy.control import ConnectionState, ForwardState, ReloadError
+from hvbridge.proxy.record import ConnectionRecord
+from hvbridge.proxy.server import close_all
 from hvbridge.splice import Reason, Transfer
 
 TCP = TcpEndpoint("127.0.0.1", 9180)
@@ -41,7 +42,7 @@ def connection(number: int, forward: str = "ssh", **changed: Any) -> ConnectionS
 
 @dataclass
 class Bridge:
-    """A supervisor whose bridge is as the test says."""
+    """A control whose bridge is as the test says."""
 
     ready: bool = True
     states: list[ForwardState] = field(default_factory=lambda: [SSH, RDP])
@@ -78,11 +79,11 @@ class Bridge:
         return is_there
 
 
-def record(forward: str = "ssh", reason: Reason = Reason.EOF, **changed: Any) -> Record:
+def record(forward: str = "ssh", reason: Reason = Reason.EOF, **changed: Any) -> ConnectionRecord:
     """What a bridge tells of a connection that has closed."""
     transfer = Transfer(changed.pop("up", 10), changed.pop("down", 20), reason, changed.pop("detail", ""))
     upstream = parse_endpoint("hyperv://any/ssh")
-    return Record(
+    return ConnectionRecord(
         forward, "127.0.0.1:50000", upstream, 0.0, **({"dial_seconds": 0.02} | changed), transfer=transfer
     )
 
@@ -108,11 +109,11 @@ class Admin:
     listen: Endpoint = TCP
     token: str | None = None
     bridge: Bridge = field(default_factory=Bridge)
-    statistics: Statistics = field(default_factory=Statistics)
+    stats: Statistics = field(default_factory=Statistics)
     stopping: trio.Event = field(default_factory=trio.Event)
 
     def __post_init__(self) -> None:
-        self.app = build_app(self.bridge, self.statistics, self.listen, self.token, self.stopping)
+        self.app = build_app(self.bridge, self.stats, self.listen, self.token, self.stopping)
 
     async def ask(self, method: str, target: str, headers: Mapping[str, str] | None = None) -> Reply:
         """Send a request, and return the whole response."""
@@ -176,14 +177,18 @@ async def serving(
     listen: Endpoint | str = "tcp://127.0.0.1:0",
     token: str | None = None,
     bridge: Bridge | None = None,
-    statistics: Statistics | None = None,
+    stats: Statistics | None = None,
 ) -> AsyncIterator[str]:
     """A real endpoint; gives what it is bound to. It is cancelled at the end of the block."""
     endpoint = parse_endpoint(listen) if isinstance(listen, str) else listen
-    async with trio.open_nursery() as nursery:
-        (where,) = await nursery.start(serve, bridge or Bridge(), statistics or Statistics(), endpoint, token)
-        yield where
-        nursery.cancel_scope.cancel()
+    listeners = await bind(endpoint)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serve, bridge or Bridge(), stats or Statistics(), endpoint, listeners, token)
+            yield listeners[0].where
+            nursery.cancel_scope.cancel()
+    finally:
+        close_all(listeners)
 
 
 def connect(where: str) -> socket.socket:

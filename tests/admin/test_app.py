@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from hvbridge import __version__
+from hvbridge.proxy.events import ConnectionClosed
 from hvbridge.splice import Reason
 
 from .support import RDP, SSH, TCP, TOKEN, UNIX, Admin, Bridge, connection, record
@@ -69,9 +70,9 @@ async def test_status() -> None:
 async def test_forwards_have_totals_of_closed_and_live_connections() -> None:
     """A forward's bytes and connections are those of the closed and of the live ones together."""
     admin = Admin(bridge=Bridge(live=[connection(7), connection(8, "rdp", client_to_upstream=5)]))
-    admin.statistics.closed(record("ssh"))
-    admin.statistics.closed(record("ssh", Reason.REFUSED, up=0, down=0))
-    admin.statistics.closed(record("ssh", Reason.DIAL_FAILED, up=0, down=0))
+    admin.stats.on_event(ConnectionClosed(record("ssh")))
+    admin.stats.on_event(ConnectionClosed(record("ssh", Reason.REFUSED, up=0, down=0)))
+    admin.stats.on_event(ConnectionClosed(record("ssh", Reason.DIAL_FAILED, up=0, down=0)))
     ssh, rdp = (await admin.ask("GET", f"{V1}/forwards")).json
     assert ssh == {
         "name": "ssh",
@@ -117,8 +118,10 @@ async def test_closings_are_newest_first() -> None:
     """Recent closings are complete, and the newest comes first."""
     admin = Admin()
     first = record(seconds=2.5)
-    admin.statistics.closed(first)
-    admin.statistics.closed(record("rdp", Reason.DIAL_FAILED, dial_seconds=None, detail="nobody answers"))
+    admin.stats.on_event(ConnectionClosed(first))
+    admin.stats.on_event(
+        ConnectionClosed(record("rdp", Reason.DIAL_FAILED, dial_seconds=None, detail="nobody answers"))
+    )
     newest, oldest = (await admin.ask("GET", f"{V1}/closings")).json
     assert (newest["forward"], newest["dial_seconds"], newest["detail"]) == ("rdp", None, "nobody answers")
     closed_at = datetime.fromisoformat(oldest.pop("closed_at"))
@@ -140,7 +143,7 @@ async def test_closings_are_newest_first() -> None:
 async def test_texts_of_any_kind_can_be_shown() -> None:
     """A detail with bytes that are no text, as paths and error messages may have them, breaks no answer."""
     admin = Admin()
-    admin.statistics.closed(record(detail="no \udcff such ✓ file\n"))
+    admin.stats.on_event(ConnectionClosed(record(detail="no \udcff such ✓ file\n")))
     reply = await admin.ask("GET", f"{V1}/closings")
     assert reply.json[0]["detail"] == "no \udcff such ✓ file\n"
 

@@ -18,11 +18,11 @@ def run(code: str) -> str:
     "module",
     [
         "hvbridge.admin",
-        "hvbridge.admin.supervisor",
-        "hvbridge.admin.statistics",
-        "hvbridge.admin.views",
-        "hvbridge.commands.connect",
-        "hvbridge.commands.run",
+        "hvbridge.proxy.control",
+        "hvbridge.admin.stats",
+        "hvbridge.admin.schemas",
+        "hvbridge.cli.connect",
+        "hvbridge.cli.run",
     ],
 )
 def test_the_packages_are_not_loaded(module: str) -> None:

@@ -6,7 +6,8 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from hvbridge import __version__
-from hvbridge.admin.statistics import DIAL_BUCKETS
+from hvbridge.admin.stats import DIAL_BUCKETS
+from hvbridge.proxy.events import AcceptPaused, ConnectionClosed, Reloaded
 from hvbridge.splice import Reason
 
 from .support import RDP, SSH, Admin, Bridge, connection, record
@@ -49,7 +50,7 @@ async def samples(admin: Admin) -> Samples:
 async def test_names_types_and_labels() -> None:
     """The metrics have the names, kinds and labels on which dashboards rely, and no others."""
     admin = Admin()
-    admin.statistics.closed(record())
+    admin.stats.on_event(ConnectionClosed(record()))
     text = (await admin.ask("GET", "/metrics")).body.decode()
     types = dict(line.split()[2:] for line in text.splitlines() if line.startswith("# TYPE"))
     assert types == TYPES
@@ -78,16 +79,16 @@ async def test_names_types_and_labels() -> None:
 async def test_values() -> None:
     """What has happened is counted where it belongs."""
     admin = Admin(bridge=Bridge(live=[connection(7)]))
-    statistics = admin.statistics
-    statistics.closed(record(dial_seconds=0.02))
-    statistics.closed(record(dial_seconds=3.0))
-    statistics.closed(record(reason=Reason.DIAL_FAILED, up=0, down=0, dial_seconds=None))
-    statistics.exhausted("ssh", OSError())
-    statistics.reloaded("no change")
+    stats = admin.stats
+    stats.on_event(ConnectionClosed(record(dial_seconds=0.02)))
+    stats.on_event(ConnectionClosed(record(dial_seconds=3.0)))
+    stats.on_event(ConnectionClosed(record(reason=Reason.DIAL_FAILED, up=0, down=0, dial_seconds=None)))
+    stats.on_event(AcceptPaused("ssh", OSError()))
+    stats.on_event(Reloaded("no change"))
     found = await samples(admin)
     ssh = ("forward", "ssh")
     assert found["hvbridge_build_info", (("version", __version__),)] == 1
-    assert found["hvbridge_start_time_seconds", ()] == statistics.started.timestamp()
+    assert found["hvbridge_start_time_seconds", ()] == stats.started.timestamp()
     assert found["hvbridge_reloads_total", (("result", "ok"),)] == 1
     assert found["hvbridge_reloads_total", (("result", "failed"),)] == 0
     assert found["hvbridge_connections_total", (ssh,)] == 4
@@ -120,11 +121,11 @@ async def test_states() -> None:
 async def test_labels_are_bounded() -> None:
     """However many clients come, whatever they are called and however they end, there is not one series more."""
     admin = Admin()
-    admin.statistics.closed(record())
+    admin.stats.on_event(ConnectionClosed(record()))
     before = set(await samples(admin))
     for number in range(500):
         for reason in Reason:
-            admin.statistics.closed(record(reason=reason, detail=f"detail {number}"))
+            admin.stats.on_event(ConnectionClosed(record(reason=reason, detail=f"detail {number}")))
     after = await samples(admin)
     assert set(after) == before
     reasons = {labels["reason"] for labels in (dict(key[1]) for key in after) if "reason" in labels}
@@ -136,7 +137,7 @@ async def test_labels_are_bounded() -> None:
 async def test_series_of_removed_forwards_end() -> None:
     """A forward that a reload has removed is in the metrics no more; if it comes back, it counts on."""
     admin = Admin()
-    admin.statistics.closed(record("ssh"))
+    admin.stats.on_event(ConnectionClosed(record("ssh")))
     admin.bridge.states = [RDP]
     assert not [key for key in await samples(admin) if ("forward", "ssh") in key[1]]
     admin.bridge.states, admin.bridge.live = [replace(SSH, connections=0)], []
@@ -156,7 +157,7 @@ async def test_counters_never_fall_when_a_connection_closes() -> None:
     admin = Admin(bridge=Bridge(states=[SSH], live=[connection(7)]))
     before = await samples(admin)
     admin.bridge.live, admin.bridge.states = [], [replace(SSH, connections=0)]
-    admin.statistics.closed(record("ssh", up=100, down=200))
+    admin.stats.on_event(ConnectionClosed(record("ssh", up=100, down=200)))
     after = await samples(admin)
     for key in before:
         if key[0] in ("hvbridge_bytes_total", "hvbridge_connections_total"):

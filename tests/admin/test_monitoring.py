@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from hvbridge.proxy.events import ConnectionClosed
+
 from .support import Admin, record
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -65,7 +67,7 @@ every_expression = pytest.mark.parametrize(
 async def series() -> dict[str, list[dict[str, str]]]:
     """Every series that a bridge has, as the labels of each by the names of metrics; and Prometheus' own."""
     admin = Admin()
-    admin.statistics.closed(record())
+    admin.stats.on_event(ConnectionClosed(record()))
     text = (await admin.ask("GET", "/metrics")).body.decode()
     found: dict[str, list[dict[str, str]]] = {"up": [{"job": "hvbridge"}]}
     for family in text_string_to_metric_families(text):

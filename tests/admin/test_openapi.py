@@ -8,6 +8,7 @@ import pytest
 
 from hvbridge.admin.app import _Api, routes
 from hvbridge.admin.openapi import document
+from hvbridge.proxy.events import ConnectionClosed
 from hvbridge.splice import Reason
 
 from .support import UNIX, Admin, record
@@ -88,8 +89,8 @@ async def test_answers_are_as_described(method: str, path: str, target: str) -> 
     """What is answered fits the schema that the document has for that status."""
     jsonschema = pytest.importorskip("jsonschema", reason="openapi-spec-validator is not installed")
     admin = Admin(UNIX)
-    admin.statistics.closed(record(reason=Reason.DIAL_FAILED, dial_seconds=None))
-    admin.statistics.closed(record())
+    admin.stats.on_event(ConnectionClosed(record(reason=Reason.DIAL_FAILED, dial_seconds=None)))
+    admin.stats.on_event(ConnectionClosed(record()))
     reply = await admin.ask(method, target)
     responses = document()["paths"][path][method.lower()]["responses"]
     described = responses.get(str(reply.status), responses["default"])

@@ -17,7 +17,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
-from hvbridge.admin import events
+from hvbridge.admin import sse as events
 from hvbridge.splice import Reason
 
 from .page_support import PATIENCE, LiveBridge, Server, browsing

@@ -17,13 +17,15 @@ from typing import Any
 import pytest
 import trio
 
+from hvbridge.address.endpoint import parse_endpoint
 from hvbridge.admin import server
-from hvbridge.admin.statistics import MAX_SUBSCRIBERS, Statistics
-from hvbridge.admin.supervisor import ReloadError
-from hvbridge.endpoint import parse_endpoint
+from hvbridge.admin.stats import MAX_SUBSCRIBERS, Statistics
+from hvbridge.proxy.control import ReloadError
+from hvbridge.proxy.events import ConnectionClosed
+from hvbridge.proxy.server import close_all
 from hvbridge.transport.errors import Cause, ListenError
 
-from .support import PATIENCE, TOKEN, Bridge, ask, connect, connection, parse_events, record, serving
+from .support import PATIENCE, TCP, TOKEN, Bridge, ask, connect, connection, parse_events, record, serving
 
 needs_unix = pytest.mark.skipif(sys.platform == "win32", reason="CPython has no Unix sockets on Windows")
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
@@ -58,14 +60,24 @@ async def test_it_serves(listen: str) -> None:
 
 async def test_every_address_of_a_name_is_bound() -> None:
     """A name's every address is listened on, on one port."""
+    endpoint = parse_endpoint("tcp://localhost:0")
+    listeners = await server.bind(endpoint)
     async with trio.open_nursery() as nursery:
-        bound = await nursery.start(
-            server.serve, Bridge(), Statistics(), parse_endpoint("tcp://localhost:0"), None
-        )
+        nursery.start_soon(server.serve, Bridge(), Statistics(), endpoint, listeners, None)
+        bound = [listener.where for listener in listeners]
         assert len({where.rpartition(":")[2] for where in bound}) == 1
         for where in bound:
             assert (await ask(where, "GET", "/livez")).status == 200
         nursery.cancel_scope.cancel()
+    close_all(listeners)
+
+
+async def test_a_cancellation_at_the_start_ends_it_at_once(autojump_clock: trio.testing.MockClock) -> None:
+    """An endpoint that is cancelled before it has begun to serve does not wait for connections."""
+    with trio.fail_after(1):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.serve, Bridge(), Statistics(), TCP, [], None)
+            nursery.cancel_scope.cancel()
 
 
 async def test_one_connection_serves_many_requests(listen: str) -> None:
@@ -188,13 +200,13 @@ async def test_curl_by_http2(listen: str) -> None:
 @needs_curl
 async def test_curl_follows_events(listen: str) -> None:
     """curl sees snapshots and closings as they come."""
-    statistics = Statistics()
-    async with serving(listen, statistics=statistics) as where, trio.open_nursery() as nursery:
+    stats = Statistics()
+    async with serving(listen, stats=stats) as where, trio.open_nursery() as nursery:
 
         async def close_one() -> None:
-            while not statistics._subscribers:
+            while not stats._subscribers:
                 await trio.sleep(0.01)
-            statistics.closed(record())
+            stats.on_event(ConnectionClosed(record()))
 
         nursery.start_soon(close_one)
         _, body = await in_thread(curl, where, "/api/v1/events", "-N", "--max-time", "1.5")
@@ -253,13 +265,7 @@ async def test_a_dead_socket_is_replaced(tmp_path: Path) -> None:
 
 async def failure(listen: str) -> ListenError:
     with pytest.raises(ListenError) as raised:
-        async with trio.open_nursery() as nursery:
-            try:
-                await nursery.start(server.serve, Bridge(), Statistics(), parse_endpoint(listen), None)
-            except ListenError as error:
-                caught = error
-            nursery.cancel_scope.cancel()
-        raise caught
+        await server.bind(parse_endpoint(listen))
     return raised.value
 
 
@@ -407,14 +413,14 @@ async def test_readers_that_never_read_do_not_hold_up_the_end(listen: str) -> No
 async def test_a_reader_that_takes_nothing_is_cut(listen: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a while the place of a reader that takes nothing is free again."""
     monkeypatch.setattr(server, "_STALL", 0.2)
-    statistics = Statistics()
-    async with serving(listen, bridge=crowd(), statistics=statistics) as where:
+    stats = Statistics()
+    async with serving(listen, bridge=crowd(), stats=stats) as where:
         with connect(where) as sock:
             sock.sendall(EVENTS)
             with trio.fail_after(PATIENCE):
-                while not statistics._subscribers:
+                while not stats._subscribers:
                     await trio.sleep(0.01)
-                while statistics._subscribers:
+                while stats._subscribers:
                     await trio.sleep(0.01)
 
 
@@ -443,13 +449,13 @@ async def test_connections_are_bounded(listen: str, monkeypatch: pytest.MonkeyPa
 
 async def test_a_reader_that_leaves_is_forgotten(listen: str) -> None:
     """A reader that closes, or resets, its connection is no subscriber any more, and nobody is told of an error."""
-    statistics = Statistics()
-    async with serving(listen, statistics=statistics) as where:
+    stats = Statistics()
+    async with serving(listen, stats=stats) as where:
         for _ in range(3):
             with connect(where) as sock:
                 sock.sendall(EVENTS)
                 await in_thread(sock.recv, 1000)
-                assert len(statistics._subscribers) == 1
+                assert len(stats._subscribers) == 1
             with trio.fail_after(PATIENCE):
-                while statistics._subscribers:
+                while stats._subscribers:
                     await trio.sleep(0.01)

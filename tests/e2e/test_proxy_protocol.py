@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from hvbridge.endpoint import TcpEndpoint
-from hvbridge.proxy_protocol import Received, Version, header, receive
-from hvbridge.stream import SocketStream
+from hvbridge.address.endpoint import TcpEndpoint
+from hvbridge.proxy.proxy_protocol import Received, Version, header, receive
+from hvbridge.transport.stream import SocketStream
 
 from .support import PATIENCE, Place, wait_until
 

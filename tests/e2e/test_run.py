@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -204,6 +205,35 @@ def test_reset_is_a_reset_all_the_way(side: str, place: Place, service: StartSer
     for bridge in (host, guest):
         (record,) = bridge.expect_records(1)
         assert record["reason"] == f"reset by {side}"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot stop a process to let clients gather")
+@pytest.mark.parametrize("through", ["tcp", "emulator"])
+def test_connections_keep_their_order(through: str, place: Place) -> None:
+    """Clients that were accepted together reach the service in the order in which they came."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
+        target = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        bridges = []
+        if through == "emulator":
+            bridges.append(place.bridge(forward("it", target, "hyperv://parent/7"), partition=VM))
+            target = f"hyperv://{VM}/7"
+        host = place.bridge(forward("it", target))
+        bridges.append(host)
+        server.settimeout(PATIENCE)
+        for _ in range(8):  # by chance, one of two would be right
+            for bridge in bridges:
+                bridge.process.send_signal(signal.SIGSTOP)
+            clients = [host.dial("it") for _ in range(5)]
+            for number, client in enumerate(clients):
+                client.sendall(bytes([number]))
+            for bridge in reversed(bridges):
+                bridge.process.send_signal(signal.SIGCONT)
+                time.sleep(0.05)  # the guest goes on when all of the host's dials wait for it
+            upstreams = [server.accept()[0] for _ in clients]
+            order = [upstream.recv(1)[0] for upstream in upstreams]
+            for end in (*clients, *upstreams):
+                end.close()
+            assert order == [0, 1, 2, 3, 4]
 
 
 def test_dial_error_is_told(place: Place) -> None:

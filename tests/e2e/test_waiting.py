@@ -1,20 +1,20 @@
 """Waiting for a VM and starting it, by name, through whole bridges over the emulator."""
 
 import uuid
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import trio
 
-from hvbridge import bridge, compose
-from hvbridge.commands.check import load
-from hvbridge.commands.report import LogReporter
-from hvbridge.endpoint import TcpEndpoint, parse_endpoint
-from hvbridge.forward import Record
-from hvbridge.transport.emulator_vms import EmulatorDirectory
-from hvbridge.transport.errors import DialError
-from hvbridge.vms import VmState
+from hvbridge.address.endpoint import TcpEndpoint, parse_endpoint
+from hvbridge.app.build import build_network
+from hvbridge.app.run import run as run_config
+from hvbridge.cli.loading import load
+from hvbridge.hyperv.vms import VmState
+from hvbridge.proxy.events import ConnectionClosed, Event, Ready, UpstreamChanged, VmChanged
+from hvbridge.proxy.record import ConnectionRecord
+from hvbridge.proxy.server import Shutdown
+from hvbridge.transport.emulator.vms import EmulatorDirectory
 
 VM = uuid.UUID("5c0ffee0-0000-4000-8000-000000000001")
 GUEST = f"""
@@ -40,36 +40,32 @@ wait = "20s"
 """
 
 
-class Bridge(LogReporter):
-    """A running bridge, and what it said."""
+class Bridge:
+    """A running bridge, and what happened in it."""
 
     def __init__(self) -> None:
-        super().__init__(None)
-        self.records: list[Record] = []
+        self.records: list[ConnectionRecord] = []
         self.changes: list[str] = []
-        self.entrance: TcpEndpoint | None = None
+        self.entrances: list[TcpEndpoint] = []
         self.is_ready = trio.Event()
 
-    def ready(self, forwards: Sequence[compose.Bound]) -> None:
-        endpoint = parse_endpoint(forwards[0].listen[0])
-        self.entrance = endpoint if isinstance(endpoint, TcpEndpoint) else None
-        self.is_ready.set()
-
-    def closed(self, record: Record) -> None:
-        self.records.append(record)
-
-    def upstream_changed(self, forward: str, error: DialError | None) -> None:
-        self.changes.append("up" if error is None else "down")
-
-    def reloaded(self, change: str) -> None: ...
-    def reload_failed(self, faults: object) -> None: ...
-    def vm_changed(self, vm: str, what: str) -> None:
-        self.changes.append(f"{vm} {what}")
+    def on_event(self, event: Event) -> None:
+        match event:
+            case Ready(forwards=forwards):
+                endpoints = [parse_endpoint(forward.listen[0]) for forward in forwards]
+                self.entrances = [end for end in endpoints if isinstance(end, TcpEndpoint)]
+                self.is_ready.set()
+            case ConnectionClosed(record=record):
+                self.records.append(record)
+            case UpstreamChanged(error=error):
+                self.changes.append("up" if error is None else "down")
+            case VmChanged(vm=vm, change=change):
+                self.changes.append(f"{vm} {change}")
 
     async def run(self, path: Path, text: str) -> None:
         path.write_text(text)
         config = load(path)
-        await compose.run(config, compose.network_of(config.emulator, {}), bridge.Shutdown(grace=0), self)
+        await run_config(config, build_network(config.emulator, {}), Shutdown(grace=0), self.on_event)
 
 
 @pytest.fixture
@@ -88,8 +84,7 @@ async def echo(nursery: trio.Nursery) -> int:
 
 async def ask(host: Bridge) -> bytes:
     """Send a word through the host's bridge, and return what comes back."""
-    assert host.entrance is not None
-    async with await trio.open_tcp_stream(host.entrance.host, host.entrance.port) as stream:
+    async with await trio.open_tcp_stream(host.entrances[0].host, host.entrances[0].port) as stream:
         await stream.send_all(b"hello")
         await stream.send_eof()
         return b"".join([chunk async for chunk in stream])
@@ -146,4 +141,42 @@ async def test_the_first_connection_starts_the_vm_and_its_last_lets_it_be_saved(
             await trio.sleep(0.01)
     assert host.changes == ["down", "dev-box started", "up", "dev-box saved"]
     assert (await vms.vms())[0].state is VmState.SAVED
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_vm_with_connections_is_not_saved(
+    tmp_path_factory: pytest.TempPathFactory, nursery: trio.Nursery, echo: int
+) -> None:
+    """A connection of another forward, which writes the VM by its id and has no start, keeps the VM running."""
+    directory = tmp_path_factory.mktemp("k")
+    vms = EmulatorDirectory(directory / "vm")
+    vms.add("dev-box", VM, VmState.SAVED)
+    host, guest = Bridge(), Bridge()
+    other = f"""
+[[forward]]
+name = "other"
+listen = "tcp://127.0.0.1:0"
+connect = "hyperv://{VM}/7"
+"""
+
+    async def boot() -> None:
+        while (await vms.vms())[0].state is not VmState.RUNNING:
+            await trio.sleep(0.01)
+        await guest.run(directory / "guest.toml", GUEST.format(port=echo))
+
+    with trio.fail_after(15):
+        nursery.start_soon(boot)
+        starting = HOST + 'start = true\nidle_save = "200ms"\n'
+        nursery.start_soon(host.run, directory / "host.toml", starting + other)
+        await host.is_ready.wait()
+        assert await ask(host) == b"hello"
+        async with await trio.open_tcp_stream(host.entrances[1].host, host.entrances[1].port) as lasting:
+            await lasting.send_all(b"still here")
+            assert await lasting.receive_some() == b"still here"
+            await trio.sleep(0.6)
+            assert (await vms.vms())[0].state is VmState.RUNNING
+            await lasting.send_all(b"still here")
+            assert await lasting.receive_some() == b"still here"
+        while "dev-box saved" not in host.changes:
+            await trio.sleep(0.01)
     nursery.cancel_scope.cancel()

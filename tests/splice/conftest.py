@@ -11,8 +11,8 @@ import trio
 
 from hvbridge.splice import Limits, Splicer, Transfer
 from hvbridge.splice.portable import PortableSplicer
-from hvbridge.splice.watch import Watch
-from hvbridge.stream import SocketStream
+from hvbridge.splice.timeouts import Watch
+from hvbridge.transport.stream import SocketStream
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="the plane stands on epoll and splice(2)")
 
@@ -24,9 +24,9 @@ async def splicer(request: pytest.FixtureRequest) -> AsyncIterator[Splicer]:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(watch.run)
         if request.param == "plane":
-            from hvbridge.splice.plane import PlaneSplicer
+            from hvbridge.splice.epoll import EpollSplicer
 
-            plane = PlaneSplicer(watch)
+            plane = EpollSplicer(watch)
             nursery.start_soon(plane.run)
             yield plane
         else:

@@ -12,7 +12,7 @@ import trio
 import trio.testing
 
 from hvbridge.splice import Limits, Reason, Transfer
-from hvbridge.stream import SocketStream
+from hvbridge.transport.stream import SocketStream
 
 from .conftest import Bench, Connection, read_exactly, read_to_end, reset, tcp_pair, unix_pair
 

@@ -9,10 +9,10 @@ import trio
 import trio.testing
 
 from hvbridge.splice import Limits, Reason, Transfer
-from hvbridge.splice.pair import CLIENT, UPSTREAM, Pair
+from hvbridge.splice.close_rules import CLIENT, UPSTREAM, Pair
 from hvbridge.splice.portable import PortableSplicer
-from hvbridge.splice.watch import Watch
-from hvbridge.stream import Stream
+from hvbridge.splice.timeouts import Watch
+from hvbridge.transport.stream import Stream
 
 Clock = trio.testing.MockClock
 

@@ -16,8 +16,9 @@ from contextlib import ExitStack, chdir
 from pathlib import Path
 
 import pytest
-import uml
-from inside import CONNECT_CIDS
+
+from tests.vm import uml
+from tests.vm.inside import CONNECT_CIDS
 
 _INSIDE = os.environ.get("HVBRIDGE_VM")
 _REPORTS = "reports"

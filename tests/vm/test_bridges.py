@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 import trio
-from inside import (
+
+from tests.vm.inside import (
     BACK,
     CLOSED,
     CONNECT_CIDS,

@@ -14,15 +14,15 @@ import pytest
 import trio
 import trio.testing
 
-from hvbridge.endpoint import SystemdEndpoint, parse_endpoint
+from hvbridge.address.endpoint import SystemdEndpoint, parse_endpoint
 from hvbridge.splice import Limits, Reason, Splicer, Transfer, open_splicer
 from hvbridge.splice.portable import PortableSplicer
-from hvbridge.splice.watch import Watch
-from hvbridge.stream import SocketStream
+from hvbridge.splice.timeouts import Watch
 from hvbridge.transport.errors import Cause, DialError, ListenError
+from hvbridge.transport.listener import Listener
 from hvbridge.transport.network import Network, native_network
 from hvbridge.transport.options import DialOptions, ListenOptions
-from hvbridge.transport.sockets import Listener
+from hvbridge.transport.stream import SocketStream
 from hvbridge.transport.vsock import VsockStream
 
 pytestmark = pytest.mark.vm("loopback")
@@ -66,7 +66,7 @@ async def test_stream_keeps_the_promises_of_a_stream(network: Network) -> None:
 
 async def test_a_listener_of_systemd_makes_vsock_streams(network: Network) -> None:
     """On a vsock socket that systemd passes, connections are those of a vsock listener, and know their peer."""
-    from hvbridge.transport.systemd import SystemdTransport  # which only Linux can load
+    from hvbridge.transport.socket_activation import SystemdTransport  # which only Linux can load
 
     with socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM) as bound, trio.fail_after(30):
         bound.bind((socket.VMADDR_CID_ANY, 5001))
@@ -147,7 +147,7 @@ async def test_dial_fails(network: Network, text: str, cause: Cause, advice: str
 
 
 @pytest.mark.parametrize(
-    ("text", "cause"), [("vsock://any:5002", Cause.IN_USE), ("vsock://77:5003", Cause.NOT_HERE)]
+    ("text", "cause"), [("vsock://any:5002", Cause.IN_USE), ("vsock://77:5003", Cause.ADDRESS_NOT_LOCAL)]
 )
 async def test_listen_fails(network: Network, text: str, cause: Cause) -> None:
     """A port that is taken, and a CID of another machine, are told apart."""

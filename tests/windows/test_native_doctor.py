@@ -5,10 +5,10 @@ from uuid import uuid4
 
 from hvbridge.config import Forward
 from hvbridge.doctor import Check, Finding, State
-from hvbridge.doctor.checklist import Patient, examine
+from hvbridge.doctor.checklist import Target, examine
 from hvbridge.doctor.loopback import check_connect_mode
-from hvbridge.doctor.machine import Machine
-from hvbridge.registration import Service
+from hvbridge.doctor.probe import Machine
+from hvbridge.hyperv.services import Service
 from hvbridge.transport.network import native_network
 
 from .partitions import GUEST, Partitions, needs_partitions
@@ -27,9 +27,9 @@ def forward(**settings: object) -> Forward:
 async def look(*forwards: Forward) -> dict[Check, Finding]:
     """Examine this machine and ``forwards``, with the registry of this Windows."""
     assert sys.platform == "win32"
-    from hvbridge.registration.windows import WindowsRegistry
+    from hvbridge.hyperv.services.windows import WindowsRegistry
 
-    patient = Patient(native_network(), WindowsRegistry(), forwards=forwards)
+    patient = Target(native_network(), WindowsRegistry(), forwards=forwards)
     return {finding.check: finding for finding in await examine(patient, Machine())}
 
 
@@ -69,7 +69,7 @@ async def test_what_a_dial_meets(partitions: Partitions) -> None:
 async def test_an_unregistered_service(partitions: Partitions) -> None:
     """Once the service is registered, what was refused is not any more."""
     assert sys.platform == "win32"
-    from hvbridge.registration.windows import WindowsRegistry
+    from hvbridge.hyperv.services.windows import WindowsRegistry
 
     partitions.run(GUEST)
     partitions.require_registration()

@@ -11,14 +11,14 @@ from uuid import UUID, uuid4
 import pytest
 import trio
 
-from hvbridge.endpoint import parse_endpoint
-from hvbridge.ids import ANY, PARENT, service_id_of_port
-from hvbridge.registration import Service
-from hvbridge.stream import SocketStream
+from hvbridge.address.endpoint import parse_endpoint
+from hvbridge.hyperv.guid import ANY, PARENT, service_id_of_port
+from hvbridge.hyperv.services import Service
 from hvbridge.transport.errors import Cause, DialError, ListenError
+from hvbridge.transport.listener import Listener, SocketListener
 from hvbridge.transport.network import Network, native_network
 from hvbridge.transport.options import DialOptions, ListenOptions
-from hvbridge.transport.sockets import Listener, SocketListener
+from hvbridge.transport.stream import SocketStream
 
 from .partitions import GUEST, HOST, OTHER, Partitions, needs_partitions
 
@@ -240,7 +240,7 @@ async def test_cancelled_dial_returns_at_once(
 
 async def test_unregistered_service(partitions: Partitions, network: Network, options: DialOptions) -> None:
     """The host may neither dial nor listen on a service that its registry lacks, and may once it is there."""
-    from hvbridge.registration.windows import WindowsRegistry
+    from hvbridge.hyperv.services.windows import WindowsRegistry
 
     partitions.require_registration()
     service = uuid4()
@@ -267,7 +267,7 @@ async def test_listen_failure(partitions: Partitions, network: Network) -> None:
             pass
     with pytest.raises(ListenError) as not_here:
         await listen(network, "parent")
-    assert [in_use.value.cause, not_here.value.cause] == [Cause.IN_USE, Cause.NOT_HERE]
+    assert [in_use.value.cause, not_here.value.cause] == [Cause.IN_USE, Cause.ADDRESS_NOT_LOCAL]
     async with await listen(network, "any"):  # a closed listener leaves its address
         pass
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
-from e2e.support import MODULE, PATIENCE, Bridge, Place, Service, echo, is_reset, receive_all, run, talk
+
+from tests.e2e.support import MODULE, PATIENCE, Bridge, Place, Service, echo, is_reset, receive_all, run, talk
 
 from .partitions import GUEST, HOST, Partitions, needs_partitions
 

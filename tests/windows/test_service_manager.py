@@ -14,9 +14,12 @@ from typing import Any
 import pytest
 import trio
 
-from hvbridge import bridge, compose
+from hvbridge.app.build import build_network
+from hvbridge.app.run import run as run_config
 from hvbridge.config import Machine, load_config
-from hvbridge.service.events import Event
+from hvbridge.proxy.events import Event, Ready
+from hvbridge.proxy.server import Shutdown
+from hvbridge.service.windows.event_log import EventId
 
 if sys.platform != "win32":
     pytest.skip("services of this kind are there on Windows only", allow_module_level=True)
@@ -27,7 +30,7 @@ import winreg
 
 import win32service
 
-from hvbridge.service.manager import WindowsServiceManager
+from hvbridge.service.windows.manager import WindowsServiceManager
 
 pytestmark = pytest.mark.skipif(
     not ctypes.windll.shell32.IsUserAnAdmin(), reason="only an administrator may install services"
@@ -132,17 +135,17 @@ async def serve_vm(directory: Path, task_status: trio.TaskStatus[None]) -> None:
         async for data in stream:
             await stream.send_all(data)
 
-    class Reporter:
-        def __getattr__(self, name: str) -> Callable[..., None]:
-            return (lambda _: task_status.started()) if name == "ready" else (lambda *_: None)
+    def on_event(event: Event) -> None:
+        if isinstance(event, Ready):
+            task_status.started()
 
     async with trio.open_nursery() as nursery:
         [listener] = await nursery.start(partial(trio.serve_tcp, echo, 0, host="127.0.0.1"))
         port = listener.socket.getsockname()[1]
         path = write_config(directory / "guest.toml", VM, "hyperv://parent/7", f"tcp://127.0.0.1:{port}")
         config = load_config(path, environ={}, machine_of=lambda _: Machine())
-        network = compose.network_of(config.emulator, {})
-        await compose.run(config, network, bridge.Shutdown(0), Reporter())
+        network = build_network(config.emulator, {})
+        await run_config(config, network, Shutdown(0), on_event)
 
 
 async def talk(stream: trio.SocketStream, text: bytes = b"hello") -> bytes:
@@ -227,7 +230,7 @@ def test_what_is_installed(services: Services, tmp_path: Path) -> None:
     source = rf"SYSTEM\CurrentControlSet\Services\EventLog\Application\{services.name}"
     with winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, source) as key:
         assert winreg.QueryValueEx(key, "EventMessageFile")[0].endswith("EventCreate.exe")
-    assert max(Event) <= 1000, "EventCreate.exe has a text for ids up to 1000"
+    assert max(EventId) <= 1000, "EventCreate.exe has a text for ids up to 1000"
     services("uninstall")
     with pytest.raises(FileNotFoundError):
         winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, source)

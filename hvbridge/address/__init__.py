@@ -1,0 +1,1 @@
+"""Addresses as people write them: endpoints, where clients come from, and which address may stand where."""

@@ -1,0 +1,42 @@
+"""Where a client comes from, and the sources that `allow` names: networks, VMs and CIDs."""
+
+import ipaddress
+import uuid
+
+from hvbridge.hyperv import guid
+from hvbridge.text import quote
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+Source = Network | uuid.UUID | int
+"""A network of TCP clients, the id of a VM (`guid.HOST` for the host), or the CID of a vsock client."""
+
+ClientId = str | uuid.UUID | int | None
+"""Where a client comes from: its IP address, its VM, its CID; None where its transport does not tell."""
+
+_LARGEST_CID = 2**32 - 1
+_FORMS = 'write a network such as "192.0.2.0/24", the GUID of a VM, "host", or a CID'
+
+
+def parse_source(text: str) -> Source:
+    """Read a source. Raises ValueError, with "what is wrong; what to write"."""
+    if text == "host":
+        return guid.HOST
+    if (vm := guid.parse_guid(text)) is not None:
+        return vm
+    if text.isascii() and text.isdigit() and len(text) <= len(str(_LARGEST_CID)):
+        return int(text)
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError as error:
+        if "host bits set" in str(error):
+            right = ipaddress.ip_network(text, strict=False)
+            raise ValueError(
+                f"{quote(text)} has bits beyond its prefix; write {right}, or the address alone"
+            ) from None
+    raise ValueError(f"{quote(text)} is no source of connections; {_FORMS}")
+
+
+def source_text(source: Source) -> str:
+    """Return the text that `parse_source` reads back as ``source``."""
+    return "host" if source == guid.HOST else str(source)

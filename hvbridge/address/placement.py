@@ -1,0 +1,132 @@
+"""Which endpoints may stand where: the rules that hold on every platform.
+
+Owns: sentences for an endpoint in the wrong place, and whether two listeners would collide.
+Refuses: rules of one platform or of the emulator; those come with the transports.
+"""
+
+import ipaddress
+from uuid import UUID
+
+from hvbridge.address.client_id import Network, Source
+from hvbridge.address.endpoint import (
+    Endpoint,
+    HypervEndpoint,
+    NamedHypervEndpoint,
+    SystemdEndpoint,
+    TcpEndpoint,
+    UnixEndpoint,
+    VsockEndpoint,
+)
+from hvbridge.hyperv import guid
+from hvbridge.hyperv.constants import VMADDR_CID_ANY
+
+_LOCALHOST = {4: "127.0.0.1", 6: "::1"}
+_UNSPECIFIED = {4: "0.0.0.0", 6: "::"}
+
+
+def exposure_fault(endpoint: Endpoint) -> str | None:
+    """Say why a listener needs ``expose = true``; None when it can be reached from this machine only.
+
+    What systemd binds, its own configuration has exposed.
+    """
+    if not isinstance(endpoint, TcpEndpoint) or _is_loopback(endpoint.host):
+        return None
+    return (
+        f"others on the network could connect to {endpoint.host}; write 127.0.0.1 for this machine alone, "
+        "name in allow who may, or add expose = true"
+    )
+
+
+def source_fault(listen: Endpoint, source: Source) -> str | None:
+    """Say why no client of ``listen`` comes from ``source``."""
+    match listen:
+        case TcpEndpoint():
+            fits = isinstance(source, Network)
+            what = "clients of a TCP listener come from networks; write one such as 192.0.2.0/24"
+        case VsockEndpoint():
+            fits = isinstance(source, int)
+            what = "clients of a vsock listener come from CIDs; write a number"
+        case HypervEndpoint() | NamedHypervEndpoint():
+            fits = isinstance(source, UUID)
+            what = 'clients of a Hyper-V listener come from VMs; write the GUID of one, or "host"'
+        case SystemdEndpoint():
+            return None  # of which kind its socket is, shows when systemd has passed it
+        case _:
+            return "its transport does not tell where clients come from; leave allow out"
+    return None if fits else what
+
+
+def connect_fault(endpoint: Endpoint) -> str | None:
+    """Say why nothing can connect to ``endpoint``, on any platform."""
+    match endpoint:
+        case SystemdEndpoint():
+            return "systemd:// is for listeners, which systemd has bound; write the address of the service"
+        case TcpEndpoint(port=0):
+            return "port 0 is for listeners, where the system picks one; write the port of the service"
+        case TcpEndpoint(host="0.0.0.0" | "::"):
+            return f"{endpoint.host} is for listeners; write 127.0.0.1 for this machine"
+        case VsockEndpoint(cid=cid) if cid == VMADDR_CID_ANY:
+            return "any is for listeners; write host, local or the CID of a VM"
+        case HypervEndpoint(vm=vm) if vm in (guid.ANY, guid.CHILDREN):
+            return (
+                f"{guid.vm_text(vm)} is for listeners; write the name or GUID of one VM, parent or loopback"
+            )
+    return None
+
+
+def start_fault(connect: Endpoint) -> str | None:
+    """Say why ``start = true`` cannot start what ``connect`` is on."""
+    wildcard = isinstance(connect, HypervEndpoint) and connect.vm in guid.VM_WILDCARDS.values()
+    if isinstance(connect, HypervEndpoint | NamedHypervEndpoint) and not wildcard:
+        return None
+    return f"{connect} is on no VM that could be started; leave start out, or connect to hyperv://VM/SERVICE"
+
+
+def loop_fault(listen: Endpoint, connect: Endpoint) -> str | None:
+    """Say that a forward would connect to itself."""
+    # A partition-relative address means another place at either end.
+    if isinstance(connect, TcpEndpoint | UnixEndpoint) and collide(listen, connect):
+        return (
+            "the forward itself listens there, and would connect to itself; write the address of the service"
+        )
+    return None
+
+
+def collide(one: Endpoint, other: Endpoint) -> bool:
+    """Whether only one of two listeners could be bound on one machine."""
+    if isinstance(one, TcpEndpoint) and isinstance(other, TcpEndpoint):
+        return one.port == other.port != 0 and _addresses_meet(one.host, other.host)
+    return one == other
+
+
+def _addresses_meet(one: str, other: str) -> bool:
+    if one == other:
+        return True
+    # Listeners are IPv6-only on "::", so that the two families never meet.
+    return any(
+        one_address == other_address or _UNSPECIFIED[version] in (one_address, other_address)
+        for version, one_address in _addresses(one).items()
+        for other_address in [_addresses(other).get(version)]
+        if other_address is not None
+    )
+
+
+def _addresses(host: str) -> dict[int, str]:
+    """The addresses that are known without asking the system, by IP version."""
+    if host == "localhost":
+        return _LOCALHOST
+    try:
+        return {ipaddress.ip_address(host).version: host}
+    except ValueError:
+        return {}
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback

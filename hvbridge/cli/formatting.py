@@ -1,0 +1,64 @@
+"""How amounts and tables look: amounts are rounded and short, and no cell of a table is shortened."""
+
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+_WIDEST = 1000
+"""Columns; more than a row of the longest endpoints takes."""
+_UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+_MINUTE, _HOUR, _DAY = 60, 3600, 86400  # seconds
+
+
+def size(count: float) -> str:
+    """Return ``count`` bytes as `812 B` or `1.4 MiB`, in no more than 9 characters."""
+    if count < 999.5:
+        return f"{count:.0f} B"
+    power = 1
+    while power < len(_UNITS) and count >= 999.95 * 1024**power:
+        power += 1
+    return f"{count / 1024**power:.1f} {_UNITS[power - 1]}"
+
+
+def rate(per_second: float | None) -> str:
+    """Return bytes a second as `1.4 MiB/s`; None, where nobody knows yet, is a dash."""
+    return "-" if per_second is None else f"{size(per_second)}/s"
+
+
+def age(seconds: float) -> str:
+    """Return a span of time by its two largest units: `0.4s`, `12s`, `3m 12s`, `4d 2h`."""
+    if seconds < 9.95:
+        return f"{seconds:.1f}s"
+    whole = round(seconds)
+    if whole < _MINUTE:
+        return f"{whole}s"
+    if whole < _HOUR:
+        return f"{whole // _MINUTE}m {whole % _MINUTE}s"
+    if whole < _DAY:
+        return f"{whole // _HOUR}h {whole % _HOUR // _MINUTE}m"
+    return f"{whole // _DAY}d {whole % _DAY // _HOUR}h"
+
+
+def print_table(console: Console, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print ``rows`` under ``header``.
+
+    Every cell is printed whole, so that what stands in it can be copied and found by a search: a row that is wider
+    than the terminal is left to the terminal to wrap.
+    """
+    table = Table(*header, box=None, header_style="bold", pad_edge=False)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    table.width = Measurement.get(console, console.options.update(max_width=_WIDEST), table).maximum
+    console.print(table, crop=False)
+
+
+def print_forwards(console: Console, rows: Iterable[Sequence[str]], *more: str) -> None:
+    """Print rows of name, listen, connect and what the headers ``more`` call the rest."""
+    arrow = "->" if console.options.ascii_only else "→"
+    header = ("forward", "listens on", "", "connects to", *more)
+    print_table(
+        console, header, ((name, listen, arrow, connect, *rest) for name, listen, connect, *rest in rows)
+    )

@@ -1,0 +1,31 @@
+"""Reads a config for a command: for this machine, or for what can be told without its sockets."""
+
+import os
+from pathlib import Path
+
+from hvbridge.app.admin import check_admin
+from hvbridge.app.build import build_network
+from hvbridge.config import Config, EmulatorSettings, Machine, load_config
+
+
+def load(path: Path) -> Config:
+    """Load and check a config for this machine.
+
+    Raises `ConfigError`; ValueError where the environment names a partition that is none, or where the admin endpoint
+    lacks something.
+    """
+    config = load_config(path, environ=os.environ, machine_of=_machine_of)
+    check_admin(config.admin)
+    return config
+
+
+def load_for_any_machine(path: Path) -> Config:
+    """Load a config for what can be told without this machine's sockets. Raises as `load`."""
+    return load_config(
+        path, environ=os.environ, machine_of=lambda table: Machine(_machine_of(table).services)
+    )
+
+
+def _machine_of(emulator: EmulatorSettings | None) -> Machine:
+    network = build_network(emulator, os.environ)
+    return Machine(network.services, network.fault)

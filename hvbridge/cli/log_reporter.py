@@ -1,0 +1,131 @@
+"""What a running bridge says: the table of forwards, and log lines.
+
+Owns: the names of events and fields, which programs rely on, and the level of each. Refuses: how a line looks (`log`).
+"""
+
+import logging
+import re
+import time
+from collections.abc import Callable, Sequence
+
+import structlog
+import trio
+from rich.console import Console
+
+from hvbridge.cli.formatting import print_forwards
+from hvbridge.cli.log_throttle import WINDOW, LogThrottle, Suppressed
+from hvbridge.proxy.events import (
+    AcceptPaused,
+    BoundForward,
+    ConnectionClosed,
+    Event,
+    Ready,
+    Reloaded,
+    ReloadFailed,
+    UpstreamChanged,
+    VmChanged,
+)
+from hvbridge.proxy.record import ConnectionRecord
+from hvbridge.splice import Reason
+
+_WARNED = frozenset({Reason.DIAL_FAILED, Reason.REFUSED})
+_IN_VAIN = _WARNED | {Reason.ERROR_ON_CLIENT}
+"""Why a connection may have closed before it reached its upstream, and so may come again at once, all the time."""
+_PORT = re.compile(r":[0-9]+$")
+
+
+class LogReporter:
+    """Logs what happens; that it is ready it shows on ``console`` instead, where there is a person to see it.
+
+    Of a peer that connects in vain again and again, a few closings are written and the others counted; `flush_throttle`
+    must run for the counts to be written in time. ``clock`` gives seconds that never go back.
+    """
+
+    def __init__(self, console: Console | None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console = console
+        self._throttle = LogThrottle(self._suppressed, clock)
+        self._log = structlog.get_logger().bind()  # logging is set up by now; unbound, each call would look
+
+    def on_event(self, event: Event) -> None:
+        """Log an event."""
+        match event:
+            case ConnectionClosed(record=record):
+                self._log_closed(record)
+            case Ready(forwards=forwards):
+                self._log_ready(forwards)
+            case UpstreamChanged(forward=forward, error=None):
+                self._log.info("upstream is up", forward=forward)
+            case UpstreamChanged(forward=forward, error=error) if error is not None:
+                self._log.warning(
+                    "upstream is down", forward=forward, upstream=str(error.endpoint), cause=error.why
+                )
+            case AcceptPaused(forward=forward, error=error):
+                self._log.warning("accepting pauses", forward=forward, cause=str(error))
+            case VmChanged(vm=vm, change=change):
+                self._log.info("vm changed", vm=vm, change=change)
+            case Reloaded(change=change):
+                self._log.info("reloaded", change=change)
+            case ReloadFailed(faults=faults):
+                self._log.error("reload failed, nothing has changed", faults=list(faults))
+
+    def _log_ready(self, forwards: Sequence[BoundForward]) -> None:
+        if self._console is not None:
+            show_ready(forwards, self._console)
+            return
+        lines = [{"forward": f.name, "listen": list(f.listen), "connect": f.connect} for f in forwards]
+        self._log.info("ready", forwards=lines)
+
+    def _log_closed(self, record: ConnectionRecord) -> None:
+        transfer = record.transfer
+        level = logging.INFO
+        if record.bug is not None:
+            level = logging.ERROR
+        elif transfer.reason in _WARNED:
+            level = logging.WARNING
+        if not self._log.is_enabled_for(level):  # thousands of connections a second may close unseen
+            return
+        if record.dial_seconds is None and transfer.reason in _IN_VAIN:
+            peer = _PORT.sub("", record.peer)  # which is another each time
+            if not self._throttle.allow(record.forward, peer, transfer.reason):
+                return
+        fields = {
+            "id": record.id,
+            "forward": record.forward,
+            "peer": record.peer,
+            "upstream": str(record.upstream),
+            "client_to_upstream": transfer.client_to_upstream,
+            "upstream_to_client": transfer.upstream_to_client,
+            "seconds": round(record.seconds, 3),
+            "dial_seconds": None if record.dial_seconds is None else round(record.dial_seconds, 4),
+            "reason": str(transfer.reason),
+        }
+        if transfer.detail:
+            fields["detail"] = transfer.detail
+        if record.bug is not None:
+            fields["exc_info"] = record.bug
+        self._log.log(level, "connection closed", **fields)
+
+    async def flush_throttle(self) -> None:
+        """Write the counts of what was not written, at the end of each window, and all of them when cancelled."""
+        try:
+            while True:
+                await trio.sleep(WINDOW)
+                self._throttle.flush_due()
+        finally:
+            self._throttle.flush()
+
+    def _suppressed(self, what: Suppressed) -> None:
+        self._log.warning(
+            "closings suppressed",
+            forward=what.forward,
+            peer=what.peer,
+            suppressed=what.count,
+            reasons=what.reasons,
+        )
+
+
+def show_ready(forwards: Sequence[BoundForward], console: Console) -> None:
+    """Say that all listeners are bound, for a person."""
+    rows = [(forward.name, "\n".join(forward.listen), forward.connect) for forward in forwards]
+    console.print("hvbridge is [bold green]ready[/]")
+    print_forwards(console, rows)

@@ -1,0 +1,218 @@
+"""`hvbridge run`: a config's forwards until a signal.
+
+Owns: signals, the service manager, when a config is read again, and exit codes. Refuses: what is said meanwhile
+(`report`).
+"""
+
+import logging
+import math
+import os
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+import structlog
+import trio
+from rich.console import Console
+
+from hvbridge.app.build import build_network
+from hvbridge.app.control import Control
+from hvbridge.app.run import run as run_config
+from hvbridge.cli import log
+from hvbridge.cli.errors import EXIT_FAILURE, EXIT_OK, EXIT_USAGE, print_error, print_faults
+from hvbridge.cli.loading import load
+from hvbridge.cli.log_reporter import LogReporter
+from hvbridge.config import Config, ConfigError
+from hvbridge.proxy.control import ReloadError
+from hvbridge.proxy.server import BindError, Shutdown
+from hvbridge.service import sd_notify
+from hvbridge.transport.network import Network
+from hvbridge.units import parse_duration
+
+_STOP_SIGNALS = [signal.SIGINT, signal.SIGTERM]
+if sys.platform == "win32":
+    _STOP_SIGNALS.append(signal.SIGBREAK)  # Ctrl-Break, and what a service manager can send
+
+_RELOAD_SIGNALS: list[signal.Signals] = []
+if sys.platform != "win32":
+    _RELOAD_SIGNALS.append(signal.SIGHUP)
+
+logger = structlog.get_logger()
+
+
+_LOOK = 1.0
+"""Seconds between two looks whether all is quiet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line says beside the config."""
+
+    grace: float
+    watch: bool
+    """Whether the config is read again when its file changes."""
+    exit_idle: float
+    """Seconds without any connection after which it ends; `math.inf` is never."""
+    path: Path
+    """The config's file."""
+    text: bytes
+    """What was in it just before it was read."""
+
+
+def run(
+    path: Path, *, grace: str, log_format: str, log_level: str, watch: bool = False, exit_idle: str = "off"
+) -> int:
+    """Run the config at ``path``; return the exit code."""
+    log.configure(log_format, log_level)
+    try:
+        options = Options(
+            parse_duration(grace), watch, parse_duration(exit_idle, off=True), path.absolute(), _text(path)
+        )
+        if watch and find_spec("watchfiles") is None:
+            raise ValueError("--watch needs the package watchfiles; pip install 'hvbridge[watch]'")
+        config = load(path)
+        network = build_network(config.emulator, os.environ)
+    except ConfigError as error:
+        print_faults(error)
+        return EXIT_USAGE
+    except ValueError as error:
+        print_error(error)
+        return EXIT_USAGE
+    _raise_descriptor_limit()
+    reporter = LogReporter(None if log_format == "json" else Console(stderr=True))
+    return trio.run(_run, config, network, options, partial(load, path), reporter)
+
+
+async def _run(
+    config: Config,
+    network: Network,
+    options: Options,
+    reload_config: Callable[[], Config],
+    reporter: LogReporter,
+) -> int:
+    shutdown = Shutdown(options.grace)
+    notifier = sd_notify.Notifier(on_failure=_on_notify_error)
+    wanted, wanting = trio.open_memory_channel[None](1)
+
+    async def on_ready(control: Control) -> None:
+        notifier.ready()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_reload, control, wanting, notifier)
+            nursery.start_soon(_tell_stopping, shutdown, notifier)
+            nursery.start_soon(sd_notify.watch, notifier, sd_notify.watchdog_seconds())
+            if options.watch:
+                nursery.start_soon(_watch, options.path, options.text, wanted)
+            if options.exit_idle < math.inf:
+                nursery.start_soon(_exit_when_idle, control, options.exit_idle, shutdown)
+
+    code = EXIT_OK
+    async with trio.open_nursery() as nursery:
+        await nursery.start(_handle_signals, shutdown, wanted)
+        nursery.start_soon(reporter.flush_throttle)
+        try:
+            await run_config(
+                config, network, shutdown, reporter.on_event, load=reload_config, on_ready=on_ready
+            )
+        except BindError as error:
+            for message in error.messages:
+                print_error(message)
+            code = EXIT_FAILURE
+        nursery.cancel_scope.cancel()
+    return code
+
+
+async def _handle_signals(
+    shutdown: Shutdown,
+    wanted: trio.MemorySendChannel[None],
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """The first signal to stop begins the shutdown, the second hurries it; a hangup asks for a reload."""
+    with trio.open_signal_receiver(*_STOP_SIGNALS, *_RELOAD_SIGNALS) as signals:
+        task_status.started()
+        async for number in signals:
+            name = signal.Signals(number).name
+            if number in _RELOAD_SIGNALS:
+                _ask(wanted)
+                continue
+            if shutdown.drain.is_set():
+                logger.warning("ending at once", signal=name)
+                shutdown.abort.set()
+            else:
+                logger.info("draining", signal=name, grace=shutdown.grace)
+                shutdown.drain.set()
+
+
+def _ask(wanted: trio.MemorySendChannel[None]) -> None:
+    with suppress(trio.WouldBlock):  # one that has not begun yet will read what is there now
+        wanted.send_nowait(None)
+
+
+async def _reload(
+    control: Control, wanting: trio.MemoryReceiveChannel[None], notifier: sd_notify.Notifier
+) -> None:
+    """Read the config again whenever that is asked for."""
+    async for _ in wanting:
+        notifier.reloading()
+        with suppress(ReloadError):  # the reporter has told
+            await control.reload()
+        notifier.reloaded()
+
+
+async def _watch(path: Path, text: bytes, wanted: trio.MemorySendChannel[None]) -> None:
+    """Ask for a reload whenever the config's text is no longer ``text``, or what it was then.
+
+    Its directory is watched, because editors, and Kubernetes, put another file in the place of the one that was there.
+    """
+    from watchfiles import awatch
+
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it tells of every file in the directory
+    # A change before the watch began brings no event, so it looks once in a while as well.
+    try:
+        async for _ in awatch(path.parent, recursive=False, yield_on_timeout=True):
+            before, text = text, _text(path) or text
+            if text != before:
+                _ask(wanted)
+    except* (OSError, RuntimeError) as failures:  # such as when the user may have no more inotify watches
+        logger.warning("the config is watched no longer", cause=str(failures.exceptions[0]))
+
+
+def _text(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:  # between two names
+        return b""
+
+
+async def _exit_when_idle(control: Control, seconds: float, shutdown: Shutdown) -> None:
+    """Begin the shutdown once no connection has been open for so long."""
+    while True:
+        since = control.quiet_since()
+        if since is not None and trio.current_time() - since >= seconds:
+            logger.info("ending, because nobody has connected", exit_idle=seconds)
+            shutdown.drain.set()
+            return
+        await trio.sleep(min(seconds, _LOOK))
+
+
+async def _tell_stopping(shutdown: Shutdown, notifier: sd_notify.Notifier) -> None:
+    await shutdown.drain.wait()
+    notifier.stopping()
+
+
+def _on_notify_error(error: OSError) -> None:
+    logger.warning("sd_notify failed", cause=str(error))
+
+
+def _raise_descriptor_limit() -> None:
+    """Use as many descriptors as this user may: each connection takes two."""
+    if sys.platform != "win32":
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft != hard:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

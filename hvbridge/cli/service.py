@@ -1,0 +1,201 @@
+"""`hvbridge service`: a bridge as a Windows service.
+
+Owns: which command is installed, and what is told of it. Refuses: Windows itself (`hvbridge.service.windows`).
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import typer
+
+import hvbridge
+from hvbridge.address.endpoint import HypervEndpoint, NamedHypervEndpoint
+from hvbridge.app.build import build_network
+from hvbridge.app.run import run as run_config
+from hvbridge.cli.errors import EXIT_FAILURE, EXIT_OK, exit_code
+from hvbridge.cli.loading import load
+from hvbridge.cli.program import command_line
+from hvbridge.config import Config
+from hvbridge.hyperv.constants import HYPERV_ADMINISTRATORS
+from hvbridge.hyperv.guid import PARENT
+from hvbridge.proxy.events import EventHandler
+from hvbridge.proxy.server import Shutdown
+from hvbridge.service.windows import Installation, NotElevatedError, ServiceError, ServiceManager
+from hvbridge.service.windows.event_log import Log
+from hvbridge.service.windows.lifecycle import Service, Status
+from hvbridge.text import quote
+from hvbridge.units import format_duration, parse_duration
+
+_NAME_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.")
+_LONGEST_NAME = 80
+"""Characters; Windows takes 256, in which the name of an account must have room, too."""
+
+
+_ACCOUNTS = {
+    "virtual": "NT SERVICE\\{name}",
+    "LocalService": "NT AUTHORITY\\LocalService",
+    "LocalSystem": "LocalSystem",
+}
+"""What `--user` stands for; a virtual account is made by Windows for the service alone."""
+
+
+@exit_code(ServiceError)
+def install(path: Path, *, name: str, user: str, grace: str) -> None:
+    """Install a service that runs the config at ``path``."""
+    manager = _manager()
+    seconds = parse_duration(grace)
+    _check_name(name)
+    config = load(path)
+    path = path.absolute()
+    service = Installation(
+        name,
+        _ACCOUNTS[user].format(name=name),
+        [_base_python(), "-m", "hvbridge", "service", "run", str(path), "--grace", format_duration(seconds)],
+        _environment(),
+    )
+    with _elevation("install", str(path), "--name", name, "--user", user, "--grace", grace):
+        manager.install(service)
+    typer.echo(f"installed {quote(name)}: it starts at boot, as {service.account}")
+    for advice in _advice(config, path, service):
+        typer.echo(advice)
+    typer.echo(f"to start it now: sc.exe start {name}")
+
+
+@exit_code(ServiceError)
+def uninstall(*, name: str) -> None:
+    """Stop the service and remove it."""
+    manager = _manager()
+    if manager.find(name) is None:
+        typer.echo(f"{quote(name)} is not installed")
+        return
+    with _elevation("uninstall", "--name", name):
+        manager.uninstall(name)
+    typer.echo(f"removed {quote(name)}")
+
+
+@exit_code(ServiceError)
+def status(*, name: str) -> int:
+    """Print what is known of the service."""
+    found = _manager().find(name)
+    if found is None:
+        typer.echo(f"{quote(name)} is not installed")
+        return EXIT_FAILURE
+    process = f", process {found.process}" if found.process else ""
+    typer.echo(f"{quote(name)} is {found.state}{process}, as {found.account}")
+    typer.echo(f"command: {found.command}")
+    if found.failure:
+        typer.echo(
+            f"its last run ended with exit code {found.failure}; the event log says why, source {name}"
+        )
+    return EXIT_OK if found.state == "running" else EXIT_FAILURE
+
+
+@exit_code(ServiceError)
+def run(path: Path, *, grace: str) -> None:
+    """Be the process of the service."""
+    seconds = parse_duration(grace)
+    host = _host()
+
+    async def serve(shutdown: Shutdown, on_event: EventHandler) -> None:
+        config = load(path)
+        network = build_network(config.emulator, os.environ)
+        await run_config(config, network, shutdown, on_event, load=partial(load, path))
+
+    host(lambda tell, log: Service(serve, grace=seconds, tell=tell, log=log))
+
+
+def _manager() -> ServiceManager:
+    with _needs():
+        from hvbridge.service.windows.manager import WindowsServiceManager
+    return WindowsServiceManager()
+
+
+def _host() -> Callable[[Callable[[Callable[[Status], None], Log], Service]], None]:
+    with _needs():
+        from hvbridge.service.windows.host import host
+    return host
+
+
+@contextmanager
+def _needs() -> Iterator[None]:
+    if sys.platform != "win32":
+        raise ServiceError("a Windows service needs Windows; on Linux, let systemd start `hvbridge run`")
+    try:
+        yield
+    except ImportError as error:
+        install = subprocess.list2cmdline([sys.executable, "-m", "pip", "install", "pywin32"])
+        raise ServiceError(
+            f"a Windows service needs pywin32, which is not installed; run {install}"
+        ) from error
+
+
+@contextmanager
+def _elevation(*again: str) -> Iterator[None]:
+    try:
+        yield
+    except NotElevatedError as error:
+        raise ServiceError(
+            f"{error}; run this in a command prompt opened as administrator: {command_line('service', *again)}"
+        ) from error
+
+
+def _check_name(name: str) -> None:
+    if not 0 < len(name) <= _LONGEST_NAME or not _NAME_CHARACTERS.issuperset(name):
+        raise ValueError(
+            f"{quote(name)} cannot be the name of a service; write up to {_LONGEST_NAME} letters, digits, -, _ and ."
+        )
+
+
+def _base_python() -> str:
+    """The interpreter that runs, in a virtual environment, too; multiprocessing starts the same."""
+    base: str = sys._base_executable  # type: ignore[attr-defined]
+    return base
+
+
+def _environment() -> dict[str, str]:
+    """What lets the interpreter find the virtual environment of this one, as multiprocessing tells its children.
+
+    The python.exe in a virtual environment cannot be the service's: it starts the real one and waits, and so
+    the manager would speak to the wrong process.
+    """
+    if os.path.normcase(sys.executable) == os.path.normcase(_base_python()):
+        return {}
+    return {"__PYVENV_LAUNCHER__": sys.executable}
+
+
+def _advice(config: Config, path: Path, service: Installation) -> Iterator[str]:
+    """What an administrator must still do, for an account that may do little."""
+    if service.account == "LocalSystem":
+        return
+    for private in _private(path):
+        rights = "(OI)(CI)(RX)" if private.is_dir() else "(R)"
+        yield f'let it read what is in your profile: icacls "{private}" /grant "NT SERVICE\\{service.name}:{rights}"'
+    if config.emulator is None and _reaches_vms(config):
+        yield (
+            "let it reach VMs, in PowerShell: "
+            f'Add-LocalGroupMember -SID {HYPERV_ADMINISTRATORS} -Member "{service.account}"'
+        )
+
+
+def _private(path: Path) -> list[Path]:
+    """What the service reads that lies in this user's profile, where no other account may."""
+    needed = [Path(sys.prefix), Path(sys.base_prefix), Path(hvbridge.__file__).parent, path]
+    private: list[Path] = []
+    for candidate in needed:
+        if candidate.is_relative_to(Path.home()) and not any(candidate.is_relative_to(p) for p in private):
+            private.append(candidate)
+    return private
+
+
+def _reaches_vms(config: Config) -> bool:
+    endpoints = [endpoint for forward in config.forwards for endpoint in (forward.connect, forward.listen)]
+    return any(
+        isinstance(endpoint, NamedHypervEndpoint)
+        or (isinstance(endpoint, HypervEndpoint) and endpoint.vm != PARENT)
+        for endpoint in endpoints
+    )

@@ -1,0 +1,206 @@
+"""`hvbridge services`: which services the host may use.
+
+Owns: which services a name or a config asks for, and what is told of each. Refuses: the registry itself
+(`hvbridge.hyperv.services`).
+"""
+
+import json
+import os
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from uuid import UUID
+
+import typer
+from rich.console import Console
+
+from hvbridge.address.endpoint import MAX_NAME, HypervEndpoint, NamedHypervEndpoint, is_service_name
+from hvbridge.app.build import build_network
+from hvbridge.cli.errors import exit_code
+from hvbridge.cli.formatting import print_table
+from hvbridge.cli.loading import load_for_any_machine
+from hvbridge.cli.program import command_line
+from hvbridge.config import Config, EmulatorSettings
+from hvbridge.hyperv.guid import WELL_KNOWN_SERVICES, parse_guid, port_of_service_id, service_id_of_port
+from hvbridge.hyperv.services import NotElevatedError, RegistrationError, Service, ServiceRegistry, find
+from hvbridge.hyperv.services.export import FORMS
+from hvbridge.text import nearest, printable, quote
+
+
+@exit_code(RegistrationError)
+def list_services(*, as_json: bool) -> None:
+    """Print what is registered."""
+    rows = [
+        (service.name, str(service.id), port_of_service_id(service.id))
+        for service in sorted(_registry(None).services(), key=lambda service: (service.name, service.id))
+    ]
+    if as_json:
+        typer.echo(
+            json.dumps([dict(zip(("name", "id", "port"), row, strict=True)) for row in rows], indent=2)
+        )
+        return
+    cells = (
+        (printable(name), service_id, "" if port is None else str(port)) for name, service_id, port in rows
+    )
+    print_table(Console(), ("service", "id", "vsock port"), cells)
+
+
+@exit_code(RegistrationError)
+def register(
+    name: str, *, service_id: str | None, port: int | None, dry_run: bool, export: str | None
+) -> None:
+    """Register one service."""
+    known = _known(None, export)
+    service = _service(name, service_id, port, known)
+    if service in known and export is None:
+        typer.echo(f"{quote(service.name)} is registered already, as {service.id}")
+        return
+    again = ["register", name, "--id", str(service.id)]
+    _change(None, [service], [], dry_run=dry_run, export=export, again=again)
+
+
+@exit_code(RegistrationError)
+def register_config(path: Path, *, dry_run: bool, export: str | None) -> None:
+    """Register what the config at ``path`` needs, apart from what the host has already, under any name."""
+    config = load_for_any_machine(path)
+    needed = _needed(config)
+    if not needed:
+        typer.echo("no forward has a hyperv endpoint, so no service is needed")
+        return
+    if export is None:
+        known = {service.id for service in _known(config.emulator, export)}
+        needed = [service for service in needed if service.id not in known]
+        if not needed:
+            typer.echo("every service that the config needs is registered already")
+            return
+    again = ["register", "--from", str(path.absolute())]
+    _change(config.emulator, needed, [], dry_run=dry_run, export=export, again=again)
+
+
+@exit_code(RegistrationError)
+def unregister(which: str, *, dry_run: bool, export: str | None) -> None:
+    """Remove the service that ``which`` names or identifies."""
+    known = _known(None, export)
+    service_id = parse_guid(which) or _id_of(which, known)
+    if export is None and all(service_id != service.id for service in known):
+        typer.echo(f"{service_id} is not registered")
+        return
+    again = ["unregister", str(service_id)]
+    _change(None, [], [service_id], dry_run=dry_run, export=export, again=again)
+
+
+def _change(
+    emulator: EmulatorSettings | None,
+    add: Sequence[Service],
+    remove: Sequence[UUID],
+    *,
+    dry_run: bool,
+    export: str | None,
+    again: Sequence[str],
+) -> None:
+    """Change the registry, or tell or write down what would be changed; ``again`` are the words that do this."""
+    if export is not None:
+        typer.echo(FORMS[export](add, remove), nl=False)
+        return
+    registry = _registry(emulator)
+    done, undone = ("would register", "would unregister") if dry_run else ("registered", "unregistered")
+    try:
+        for service in add:
+            if not dry_run:
+                registry.register(service)
+            typer.echo(f"{done} {quote(service.name)} as {service.id}")
+        for service_id in remove:
+            if not dry_run:
+                registry.unregister(service_id)
+            typer.echo(f"{undone} {service_id}")
+    except NotElevatedError as error:
+        raise RegistrationError(
+            f"{error}; run this in a command prompt opened as administrator: {command_line('services', *again)} "
+            "(where Python may not run as administrator, let --export reg or --export powershell write it down)"
+        ) from error
+
+
+def _registry(emulator: EmulatorSettings | None) -> ServiceRegistry:
+    """The registry of the host that the config, else the environment, emulates, or of this machine."""
+    registry = build_network(emulator, os.environ).services
+    if registry is None:
+        raise RegistrationError(
+            "services are registered on a Hyper-V host, and this machine is none; run this there, "
+            "or let --export reg or --export powershell write down here what to register"
+        )
+    return registry
+
+
+def _known(emulator: EmulatorSettings | None, export: str | None) -> list[Service]:
+    try:
+        return _registry(emulator).services()
+    except RegistrationError:
+        if export is None:
+            raise
+        return []  # what is written down is for a machine that this one knows nothing of
+
+
+def _needed(config: Config) -> list[Service]:
+    """The services of a config's endpoints, by the names that it calls them, else for the forward that is first."""
+    needed: dict[UUID, str] = {}
+    for forward in config.forwards:
+        for endpoint in (forward.connect, forward.listen):
+            if isinstance(endpoint, HypervEndpoint | NamedHypervEndpoint):
+                needed.setdefault(endpoint.service, f"hvbridge {forward.name}")
+                if endpoint.service_name:
+                    needed[endpoint.service] = endpoint.service_name
+    return [Service(service_id, name) for service_id, name in needed.items()]
+
+
+def _service(name: str, service_id: str | None, port: int | None, known: Sequence[Service]) -> Service:
+    """The service to register: with the id that was asked for, or the one that the name has, or a fresh one."""
+    asked = _asked_id(service_id, port)
+    well_known = WELL_KNOWN_SERVICES.get(name.casefold())
+    others = [service for service in known if service.name.casefold() == name.casefold()]
+    if parse_guid(name) or name.isdecimal():
+        raise ValueError(
+            f"{quote(name)} is an id, not a name; write a name, and the id behind --id or --port"
+        )
+    if not is_service_name(name):
+        raise ValueError(
+            f"{quote(name)} cannot stand in an endpoint; "
+            f"write a name of up to {MAX_NAME} characters, without / and unlike a GUID"
+        )
+    if well_known is not None:
+        if asked not in (None, well_known.id):
+            raise ValueError(f"{quote(name)} is the well-known name of {well_known.id}; write another name")
+        return Service(well_known.id, name)
+    if asked is not None:
+        others = [service for service in others if service.id != asked]
+        if others:
+            raise ValueError(
+                f"{quote(name)} is registered as {others[0].id}; write another name, or unregister it first"
+            )
+        return Service(asked, name)
+    return others[0] if others else Service(uuid.uuid4(), name)
+
+
+def _asked_id(service_id: str | None, port: int | None) -> UUID | None:
+    if service_id is None:
+        return None if port is None else service_id_of_port(port)
+    if port is not None:
+        raise ValueError("--id and --port both tell the id; leave one out")
+    parsed = parse_guid(service_id)
+    if parsed is None:
+        raise ValueError(f"{quote(service_id)} is not a GUID; write 8-4-4-4-12 hexadecimal digits")
+    return parsed
+
+
+def _id_of(name: str, known: Sequence[Service]) -> UUID:
+    found = find(name, known)
+    if found is not None:
+        return found.id
+    if name.casefold() in WELL_KNOWN_SERVICES:
+        return WELL_KNOWN_SERVICES[name.casefold()].id
+    near = nearest(name, (service.name for service in known))
+    advice = (
+        f"did you mean {quote(near)}?"
+        if near
+        else "write a name or an id that `hvbridge services list` shows"
+    )
+    raise ValueError(f"no service is called {quote(name)}; {advice}")

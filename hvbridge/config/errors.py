@@ -1,0 +1,198 @@
+"""What a user is told about a faulty config.
+
+Owns: the fault as a value, and our sentences for what tomli and pydantic find.
+Refuses: finding faults, and positions.
+"""
+
+from dataclasses import dataclass
+from typing import get_args
+
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+from tomli import TOMLDecodeError
+
+from hvbridge.config.models import (
+    AdminSettings,
+    Config,
+    EmulatorSettings,
+    Forward,
+    Health,
+    LimitSettings,
+    Settings,
+    Table,
+    bounds,
+)
+from hvbridge.text import kind_of, nearest, quote, shown
+
+Path = tuple[str | int, ...]
+"""Where a value stands in a config: the keys, and the indices of lists, that lead to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that is wrong. ``str()`` is the line for the user; line and column count from 1.
+
+    ``line`` and ``column`` are 0 when the file could not even be read, and ``where`` may be empty.
+    """
+
+    file: str
+    line: int
+    column: int
+    where: str
+    message: str
+
+    def __str__(self) -> str:
+        position = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+        return ": ".join(part for part in (position, self.where, self.message) if part)
+
+
+class ConfigError(Exception):
+    """A config cannot be used; ``faults`` are all that is wrong with it, in the order of the file."""
+
+    def __init__(self, faults: list[Fault]) -> None:
+        super().__init__("\n".join(map(str, faults)))
+        self.faults = faults
+
+
+_STRING_END = "a string is not closed; write the same quotes at its end, on the same line"
+_TWICE = "this key or table is there already; keep one of them, and write [[forward]] for each forward"
+_NO_TOML = "this is not TOML; see https://toml.io for what is"
+_ESCAPE = r"a backslash begins an escape here; write \\ for a backslash, or the text in single quotes"
+_SYNTAX = {
+    "Invalid value": 'TOML has no such value; write text in quotes, as in "10s", and true or false without',
+    "Expected newline": "something follows the value; write text in quotes, and each key on its own line",
+    "Expected '='": "there is no = after this key; write key = value",
+    "Invalid statement": "neither a key nor a table starts here; write key = value, [table] or # comment",
+    "Invalid initial character": "there is no key here; write key = value, and odd keys in quotes",
+    "Cannot overwrite": _TWICE,
+    "Cannot declare": _TWICE,
+    "Cannot mutate": _TWICE,
+    "Cannot redefine": _TWICE,
+    "Duplicate inline table key": _TWICE,
+    "Expected ']": "the brackets of this table are not closed; write [defaults], [emulator] or [[forward]]",
+    "Expected ": _STRING_END,
+    "Unterminated string": _STRING_END,
+    r"Illegal character '\n'": _STRING_END,
+    "Unclosed array": "a list is not closed; write ] at its end",
+    "Unclosed inline table": "a table in braces is not closed; write } at its end",
+    "Unescaped": _ESCAPE,
+    "Invalid hex": _ESCAPE,
+    "Escaped character": "there is no such character; write another number after the backslash",
+    "Invalid date": 'there is no such date; write text in quotes, as in "10s"',
+    "Illegal character": "a control character stands here; delete it",
+    "Found invalid character": "a control character stands here; delete it",
+}
+"""Our sentence for each of tomli's, by how it begins; the first that fits counts."""
+
+
+def of_syntax(error: TOMLDecodeError) -> tuple[int, int, str]:
+    """Say where the text stops being TOML (line and column), what is wrong there, and what to write."""
+    message = next((ours for start, ours in _SYNTAX.items() if error.msg.startswith(start)), _NO_TOML)
+    column = error.colno
+    if error.msg == "Invalid value" and error.doc[error.pos : error.pos + 1] in ("", "\n", "#"):
+        message = "a value is missing here; write key = value"
+    elif message == _TWICE:  # tomli points behind the value
+        line = error.doc.split("\n")[error.lineno - 1]
+        column = len(line) - len(line.lstrip()) + 1
+    return error.lineno, column, message
+
+
+def is_unknown_key(error: ErrorDetails) -> bool:
+    """Whether a fault that pydantic found is about a key, and not about its value."""
+    return error["type"] == "extra_forbidden"
+
+
+def of_shape(error: ErrorDetails) -> str:
+    """Say what pydantic found to be wrong, and what to write. None of pydantic's own words come through."""
+    path, value, context = error["loc"], error["input"], error.get("ctx", {})
+    match error["type"]:
+        case "value_error":  # from our own parsers
+            return str(context["error"])
+        case "missing" | "too_short" if path == ("forward",):
+            return "there is no forward; write [[forward]] and below it name, listen and connect"
+        case "missing":
+            return f"this key is missing; write {_example(path)}"
+        case "extra_forbidden":
+            return _unknown_key(path)
+        case "tuple_type" if path != ("forward",):
+            return f"{kind_of(value)} is not a list; write {_example(path)}"
+        case "tuple_type" if isinstance(value, dict):
+            return "one pair of brackets is a single table; write [[forward]] with two, once for each forward"
+        case "tuple_type":
+            return f"{kind_of(value)} is not a list of forwards; write [[forward]] on a line of its own"
+        case "model_type" if path[-1] == "health":
+            return f'{kind_of(value)} is not a table; write health = {{ expect = "SSH-" }}, or health = {{}}'
+        case "model_type" if len(path) > 1:
+            return (
+                f"{kind_of(value)} is not a forward; write [[forward]] and below it name, listen and connect"
+            )
+        case "model_type":
+            return f"{kind_of(value)} is not a table; write [{path[0]}] on a line of its own, once"
+        case "string_type" if path[-1] != "name":
+            return f"{kind_of(value)} is not a text; write {_example(path)}"
+        case "string_too_long":
+            return f"this text is too long; write at most {context['max_length']} characters"
+        case "string_type":
+            return f"{kind_of(value)} is not a name; write {_example(path)}"
+        case "string_pattern_mismatch":
+            return (
+                f"{quote(value)} is not a name; write up to 64 letters, digits, dots, hyphens or underscores"
+            )
+        case "int_type" | "int_from_float":
+            return f"{shown(value)} is not a whole number; write {_example(path)}"
+        case "greater_than_equal" | "less_than_equal":
+            lowest, highest = bounds(_field(path))
+            return f"{shown(value)} is out of range; write a whole number from {lowest} to {highest}"
+        case "bool_type":
+            return f"{shown(value)} is neither true nor false; write {path[-1]} = true or {path[-1]} = false"
+        case "literal_error":
+            return (
+                f"{shown(value)} is none of the choices; {_choice(value, get_args(_field(path).annotation))}"
+            )
+        case _:
+            return f"{shown(value)} cannot stand here; write {_example(path)}"
+
+
+def _unknown_key(path: Path) -> str:
+    key, table = str(path[-1]), _table(path)
+    if table is Config and key in Forward.model_fields:
+        return "this key belongs to a forward; write it below [[forward]], or below [defaults] for all"
+    if table is Settings and key in Forward.model_fields:
+        return f"each forward has its own {key}; write it below [[forward]]"
+    keys = [field.alias or name for name, field in table.model_fields.items()]
+    near = nearest(key, keys)
+    if near:
+        return f"unknown key; did you mean {near}?"
+    return f"unknown key; write one of {', '.join(sorted(keys))}"
+
+
+def _table(path: Path) -> type[Table]:
+    if len(path) == 1:
+        return Config
+    if "health" in path[:-1]:
+        return Health
+    tables: dict[str, type[Table]] = {
+        "forward": Forward,
+        "defaults": Settings,
+        "emulator": EmulatorSettings,
+        "admin": AdminSettings,
+        "limits": LimitSettings,
+    }
+    return tables[str(path[0])]
+
+
+def _field(path: Path) -> FieldInfo:
+    return _table(path).model_fields[str(path[-1])]
+
+
+def _example(path: Path) -> str:
+    field = _field(path)
+    example = field.examples[0] if field.examples else field.default
+    if isinstance(example, list):
+        return f"{path[-1]} = [{', '.join(map(quote, example))}]"
+    return f"{path[-1]} = {quote(example) if isinstance(example, str) else example}"
+
+
+def _choice(value: object, choices: tuple[str, ...]) -> str:
+    near = nearest(value, choices) if isinstance(value, str) else None
+    return f"did you mean {quote(near)}?" if near else f"write one of {', '.join(map(quote, choices))}"

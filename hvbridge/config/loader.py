@@ -1,0 +1,331 @@
+"""From a file to a `Config`, or to all that is wrong with it in one go.
+
+Owns: reading, environment variables, defaults, and the rules that span several keys.
+Refuses: what this machine can do, and what it calls its services; the caller knows that.
+"""
+
+import os
+import pathlib
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import tomli
+from pydantic import ValidationError
+
+from hvbridge.address import placement
+from hvbridge.address.client_id import parse_source
+from hvbridge.address.endpoint import Endpoint, EndpointError, TcpEndpoint, UnixEndpoint, parse_endpoint
+from hvbridge.config.errors import ConfigError, Fault, Path, is_unknown_key, of_shape, of_syntax
+from hvbridge.config.models import Config, EmulatorSettings, Settings
+from hvbridge.hyperv.services import RegistrationError, Service, ServiceNames
+from hvbridge.text import Problem, nearest, printable, quote
+
+Role = Literal["listen", "connect"]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What must be known of the machine that a config is for."""
+
+    services: ServiceNames | None = None
+    """What it calls its services; None where it has no names for them."""
+    fault: Callable[[Endpoint, Role], Problem | None] = lambda _endpoint, _role: None
+    """Says why it cannot use an endpoint in a role; by default it can use all."""
+
+
+_VARIABLE = re.compile(r"\$(\$?)\{([^{}]*)(\}?)")
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+
+
+def load_config(
+    path: str | os.PathLike[str],
+    *,
+    environ: Mapping[str, str],
+    machine_of: Callable[[EmulatorSettings | None], Machine],
+) -> Config:
+    """Read a config file.
+
+    Args:
+        path: the file; messages name it as it is written here.
+        environ: the variables for ``${NAME}`` in strings.
+        machine_of: given the [emulator] table, returns the machine that the config is for.
+
+    Raises:
+        ConfigError: with every fault of the file.
+    """
+    file = os.fspath(path)
+    text = _read(file)
+    document = _parse(file, text)
+    found = _Findings()
+    document = _expanded((), document, environ, found)
+    _place_paths(document, file)
+    inherited = _inherit_defaults(document)
+    machine = _machine(document, machine_of)
+    _read_endpoints(document, machine.services, found)
+    config = _validated(document, inherited, found)
+    _check_names(document, found)
+    _check_endpoints(document, machine.fault, found)
+    _check_admin(document, found)
+    if config is None or found.faults:
+        raise ConfigError(found.located(file, text, document))
+    return config
+
+
+def _read(file: str) -> str:
+    try:
+        data = pathlib.Path(file).read_bytes()
+    except FileNotFoundError:
+        message = "there is no such file; write the path of a config"
+    except OSError as error:
+        if pathlib.Path(file).is_dir():
+            message = "this is a directory; write the path of a config in it"
+        else:
+            message = (
+                f"the file cannot be read ({error.strerror}); let this user read it, or write another path"
+            )
+    else:
+        return _decode(file, data)
+    raise ConfigError([Fault(file, 0, 0, "", message)]) from None
+
+
+def _decode(file: str, data: bytes) -> str:
+    try:
+        return data.decode("utf-8-sig")  # editors on Windows put a mark before UTF-8
+    except UnicodeDecodeError as error:
+        before = error.object[: error.start].decode()  # the mark is not in it
+    if data.startswith(_UTF16_MARKS):
+        message = "the file is in UTF-16, as Windows PowerShell writes it; save it as UTF-8"
+    else:
+        message = "this byte is not UTF-8; save the file as UTF-8"
+    line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
+    raise ConfigError([Fault(file, line, column, "", message)])
+
+
+def _parse(file: str, text: str) -> dict[str, Any]:
+    try:
+        return tomli.loads(text)
+    except tomli.TOMLDecodeError as error:
+        line, column, message = of_syntax(error)
+        fault = Fault(file, line, column, "", message)
+    except RecursionError:
+        fault = Fault(file, 1, 1, "", "lists or tables are nested too deep; write what the reference shows")
+    except ValueError:  # from int()
+        fault = Fault(file, 1, 1, "", "a number has thousands of digits; write a shorter one")
+    raise ConfigError([fault])
+
+
+class _Findings:
+    """Faults as they are found, in any order, by the paths of their values."""
+
+    def __init__(self) -> None:
+        self.faults: list[tuple[Path, str]] = []
+        self._about_keys: set[Path] = set()
+
+    def add(self, path: Path, message: str | Problem, *, about_key: bool = False) -> None:
+        self.faults.append((path, str(message)))
+        if about_key:
+            self._about_keys.add(path)
+
+    def spoils(self, path: Path) -> bool:
+        """Whether a value is faulty already, so that more about it would only follow from that."""
+        return any(path == faulty for faulty, _ in self.faults)
+
+    def located(self, file: str, text: str, document: dict[str, Any]) -> list[Fault]:
+        """The faults for the user, in the order of the text."""
+        from hvbridge.config.positions import Positions  # loads a parser, which a good config never needs
+
+        positions = Positions(text)
+        faults = []
+        for path, message in self.faults:
+            line, column = (positions.of_key if path in self._about_keys else positions.of_value)(path)
+            faults.append(Fault(file, line, column, _where(path, document), message))
+        return sorted(faults, key=lambda fault: (fault.line, fault.column))
+
+
+def _where(path: Path, document: dict[str, Any]) -> str:
+    match path:
+        case ("forward", int() as index, *rest):
+            return ": ".join([_label(index, document), *map(str, rest)])
+        case _:
+            return ": ".join(map(str, path))
+
+
+def _label(index: int, document: dict[str, Any]) -> str:
+    forward = document["forward"][index]
+    name = forward.get("name") if isinstance(forward, dict) else None
+    return f"forward {quote(name)}" if name and isinstance(name, str) else f"forward #{index + 1}"
+
+
+def _forwards(document: dict[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The forwards as far as they are tables, with their places in the file."""
+    forwards = document.get("forward")
+    if isinstance(forwards, list):
+        yield from ((index, table) for index, table in enumerate(forwards) if isinstance(table, dict))
+
+
+def _expanded(path: Path, value: Any, environ: Mapping[str, str], found: _Findings) -> Any:
+    """``value`` with the environment's values for ``${NAME}``, in strings at any depth."""
+    if isinstance(value, dict):
+        return {key: _expanded((*path, key), item, environ, found) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_expanded((*path, index), item, environ, found) for index, item in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+
+    def variable(match: re.Match[str]) -> str:
+        escaped, name, closed = match.groups()
+        if escaped:
+            return match[0][1:]
+        if not name or not closed:
+            found.add(path, "${ begins no variable here; write ${NAME}, or $${ for the text itself")
+        elif name not in environ:
+            near = nearest(name, environ)
+            advice = f"did you mean ${{{near}}}?" if near else "set it, or write $${ for the text itself"
+            found.add(path, f"the environment variable {printable(name)} is not set; {advice}")
+        return environ.get(name, "")
+
+    return _VARIABLE.sub(variable, value)
+
+
+def _place_paths(document: dict[str, Any], file: str) -> None:
+    """Take paths from the config's directory, wherever the process was started."""
+    for name, key in (("emulator", "dir"), ("admin", "token_file")):
+        table = document.get(name)
+        if isinstance(table, dict) and isinstance(table.get(key), str) and table[key]:
+            table[key] = str(pathlib.Path(file).parent.absolute() / table[key])
+
+
+def _inherit_defaults(document: dict[str, Any]) -> set[Path]:
+    """Give each forward what [defaults] says and it does not; return the paths that were filled in."""
+    defaults = document.get("defaults")
+    if not isinstance(defaults, dict):
+        return set()
+    inherited: set[Path] = set()
+    for index, table in _forwards(document):
+        for key in Settings.model_fields.keys() & defaults.keys() - table.keys():
+            table[key] = defaults[key]
+            inherited.add(("forward", index, key))
+    return inherited
+
+
+def _machine(document: dict[str, Any], machine_of: Callable[[EmulatorSettings | None], Machine]) -> Machine:
+    table = document.get("emulator")
+    try:
+        return machine_of(None if table is None else EmulatorSettings.model_validate(table))
+    except ValidationError:  # is told in its place; what this machine can do shows once it is mended
+        return Machine(_Unreadable())
+
+
+class _Unreadable:
+    """Stands for the names of a machine that cannot be told, because [emulator] is faulty."""
+
+    def services(self) -> list[Service]:
+        raise RegistrationError("[emulator] is faulty")
+
+
+def _read_endpoints(document: dict[str, Any], services: ServiceNames | None, found: _Findings) -> None:
+    """Put endpoints in the places of their texts, as far as those are endpoints."""
+    for index, table in _forwards(document):
+        for key in ("listen", "connect"):
+            path, text = ("forward", index, key), table.get(key)
+            if isinstance(text, str) and not found.spoils(path):
+                try:
+                    table[key] = parse_endpoint(text, services)
+                except EndpointError as error:
+                    found.add(path, str(error))
+
+
+def _validated(document: dict[str, Any], inherited: set[Path], found: _Findings) -> Config | None:
+    try:
+        return Config.model_validate(document)
+    except ValidationError as invalid:
+        for error in invalid.errors(include_url=False):
+            path = error["loc"]
+            if error["type"] == "too_short" and error["input"]:
+                continue  # pydantic counts the faultless forwards only
+            if path not in inherited and not found.spoils(path):  # else it is told where it stands
+                found.add(path, of_shape(error), about_key=is_unknown_key(error))
+    return None
+
+
+def _check_names(document: dict[str, Any], found: _Findings) -> None:
+    first: dict[str, int] = {}
+    for index, table in _forwards(document):
+        path, name = ("forward", index, "name"), table.get("name")
+        if isinstance(name, str) and not found.spoils(path) and first.setdefault(name, index) != index:
+            found.add(path, f"forward #{first[name] + 1} has this name, too; write one of its own")
+
+
+def _check_allow(index: int, table: dict[str, Any], listen: Endpoint, found: _Findings) -> None:
+    allow = table.get("allow")
+    if not isinstance(allow, list):
+        return
+    for place, item in enumerate(allow):
+        path = ("forward", index, "allow", place)
+        if found.spoils(path):
+            continue
+        try:
+            source = parse_source(item) if isinstance(item, str) else item
+        except ValueError:  # told already, where it stands
+            continue
+        if fault := placement.source_fault(listen, source):
+            found.add(path, fault)
+
+
+def _check_admin(document: dict[str, Any], found: _Findings) -> None:
+    admin = document.get("admin")
+    if not isinstance(admin, dict):
+        return
+    path = ("admin", "listen")
+    listen = admin.get("listen")
+    if not isinstance(listen, str) or found.spoils(path):
+        return
+    try:
+        endpoint = parse_endpoint(listen)
+    except EndpointError:
+        return
+    if not isinstance(endpoint, TcpEndpoint | UnixEndpoint):
+        found.add(path, "the admin endpoint listens on TCP or on a Unix socket; write tcp:// or unix://")
+    elif admin.get("token_file") is None and placement.exposure_fault(endpoint):
+        found.add(
+            path,
+            f"others on the network could reach {endpoint}; write tcp://127.0.0.1:PORT for this machine alone, "
+            "or add a token_file",
+        )
+
+
+def _check_endpoints(
+    document: dict[str, Any], judge: Callable[[Endpoint, Role], Problem | None], found: _Findings
+) -> None:
+    listeners: list[tuple[int, Endpoint]] = []
+    for index, table in _forwards(document):
+        if table.get("idle_save", "off") != "off" and table.get("start", False) is False:
+            message = "only what hvbridge started is saved by it; add start = true, or leave idle_save out"
+            found.add(("forward", index, "idle_save"), message)
+        listen, connect = table.get("listen"), table.get("connect")
+        if isinstance(listen, Endpoint):
+            path = ("forward", index, "listen")
+            faults: list[str | Problem | None] = [judge(listen, "listen")]
+            if table.get("expose", False) is False and not table.get("allow"):
+                faults.append(placement.exposure_fault(listen))
+            _check_allow(index, table, listen, found)
+            for other, taken in listeners:
+                if placement.collide(listen, taken):
+                    faults.append(
+                        f"{_label(other, document)} listens on {taken} already; write another address"
+                    )
+                    break
+            listeners.append((index, listen))
+            for problem in faults:
+                if problem is not None:
+                    found.add(path, problem)
+        if isinstance(connect, Endpoint):
+            if table.get("start") is True and (unstartable := placement.start_fault(connect)):
+                found.add(("forward", index, "start"), unstartable)
+            fault: str | Problem | None = placement.connect_fault(connect) or judge(connect, "connect")
+            if fault is None and isinstance(listen, Endpoint):
+                fault = placement.loop_fault(listen, connect)
+            if fault:
+                found.add(("forward", index, "connect"), fault)

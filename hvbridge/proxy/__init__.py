@@ -1,0 +1,1 @@
+"""The way of a connection: accept → admit → dial → splice → account (`forward`). Knows no config."""

@@ -1,0 +1,90 @@
+"""Tells systemd how the service fares: sd_notify(3) and sd_watchdog_enabled(3). Does nothing without systemd.
+
+No library fits: systemd-watchdog knows neither reload nor stop and may block the event loop, sdnotify has rested since
+2017, and systemd-python and cysystemd bind the C library for what is a few lines of text.
+"""
+
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping
+
+import trio
+
+_PATIENCE = 1.0
+"""Seconds to wait for room in systemd's queue, in which the whole process waits; it is full for moments only."""
+
+
+class Notifier:
+    """Tells systemd how the service fares. No method raises; without NOTIFY_SOCKET in ``environ`` none does anything.
+
+    ``on_failure`` is called with the error when systemd cannot be told something.
+    """
+
+    def __init__(
+        self, environ: Mapping[str, str] = os.environ, on_failure: Callable[[OSError], None] = lambda _: None
+    ) -> None:
+        self._address = environ.get("NOTIFY_SOCKET", "")
+        self._on_failure = on_failure
+
+    def ready(self) -> None:
+        """Every listener is bound."""
+        self._send("READY=1")
+
+    def reloading(self) -> None:
+        """The config is being read again; `reloaded` must follow, whether or not anything was changed."""
+        # The time tells systemd which of its requests this answers (Type=notify-reload).
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+    def reloaded(self) -> None:
+        """The config has been read again."""
+        self._send("READY=1")
+
+    def stopping(self) -> None:
+        """The service has begun to end."""
+        self._send("STOPPING=1")
+
+    def status(self, text: str) -> None:
+        """Show ``text`` in `systemctl status`."""
+        self._send(f"STATUS={' '.join(text.split())}")  # a line is an assignment
+
+    def alive(self) -> None:
+        """The event loop runs: see `watch`."""
+        self._send("WATCHDOG=1")
+
+    def _send(self, message: str) -> None:
+        if not self._address or sys.platform == "win32":
+            return
+        address = os.fsencode(self._address)
+        if address.startswith(b"@"):  # the abstract namespace
+            address = b"\0" + address[1:]
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+                sock.settimeout(_PATIENCE)
+                sock.connect(address)
+                sock.sendall(message.encode("utf-8", "replace"))
+        except OSError as error:
+            self._on_failure(error)
+
+
+def watchdog_seconds(environ: Mapping[str, str] = os.environ) -> float | None:
+    """Seconds of silence after which systemd ends this process; None where it does not watch (no WatchdogSec=)."""
+    if environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return None
+    microseconds = environ.get("WATCHDOG_USEC", "")
+    return int(microseconds) / 1e6 or None if _is_decimal(microseconds) else None
+
+
+async def watch(notifier: Notifier, seconds: float | None) -> None:
+    """Tell systemd twice in ``seconds`` that the event loop runs, until cancelled; return at once without it.
+
+    It is a task like any other, so that a loop that hangs is silent.
+    """
+    while seconds is not None:
+        notifier.alive()
+        await trio.sleep(seconds / 2)
+
+
+def _is_decimal(text: str) -> bool:
+    return text.isascii() and text.isdigit()

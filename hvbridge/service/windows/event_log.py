@@ -1,0 +1,116 @@
+"""What a service tells the event log.
+
+Owns: which events there are, the id and the severity of each, which administrators filter by, and their words.
+Refuses: writing them anywhere (it is given a function), and each connection's end, which would fill the log.
+"""
+
+import logging
+import traceback
+from collections.abc import Callable
+from enum import IntEnum
+
+from hvbridge.proxy.events import (
+    AcceptPaused,
+    ConnectionClosed,
+    Event,
+    Ready,
+    Reloaded,
+    ReloadFailed,
+    UpstreamChanged,
+    VmChanged,
+)
+from hvbridge.proxy.record import ConnectionRecord
+
+_QUIET = 60.0
+"""Seconds for which a logged line is not written again: some repeat one ten times a second."""
+
+
+class Severity(IntEnum):
+    """How bad an event is, by Windows' numbers (EVENTLOG_ERROR_TYPE and its like)."""
+
+    ERROR = 1
+    WARNING = 2
+    INFORMATION = 4
+
+
+class EventId(IntEnum):
+    """The ids of the events."""
+
+    READY = 1
+    DRAINING = 2
+    UPSTREAM_UP = 3
+    UPSTREAM_DOWN = 4
+    VM_CHANGED = 5
+    EXHAUSTED = 6
+    CANNOT_START = 7
+    BUG = 8
+    LOGGED = 9
+    RELOADED = 10
+    RELOAD_FAILED = 11
+
+    @property
+    def severity(self) -> Severity:
+        """How bad it is."""
+        if self in (EventId.CANNOT_START, EventId.BUG, EventId.RELOAD_FAILED):
+            return Severity.ERROR
+        if self in (EventId.UPSTREAM_DOWN, EventId.EXHAUSTED, EventId.LOGGED):
+            return Severity.WARNING
+        return Severity.INFORMATION
+
+
+Log = Callable[[EventId, str], None]
+"""Writes an event. Must not raise, and may be called from any thread."""
+
+
+class EventLogReporter:
+    """Writes what happens to the event log; ``on_ready`` is called once every listener is bound."""
+
+    def __init__(self, log: Log, on_ready: Callable[[], None]) -> None:
+        self._log = log
+        self._on_ready = on_ready
+
+    def on_event(self, event: Event) -> None:
+        """Log an event; of connections only those that ended by a bug in hvbridge, as all would fill the log."""
+        match event:
+            case ConnectionClosed(record=record):
+                if record.bug is not None:
+                    self._log_bug(record, record.bug)
+            case Ready(forwards=forwards):
+                lines = [f"{f.name}: {', '.join(f.listen)} -> {f.connect}" for f in forwards]
+                self._log(EventId.READY, "\n".join(["ready", *lines]))
+                self._on_ready()
+            case UpstreamChanged(forward=forward, error=None):
+                self._log(EventId.UPSTREAM_UP, f'forward "{forward}": its upstream is up')
+            case UpstreamChanged(forward=forward, error=error):
+                self._log(EventId.UPSTREAM_DOWN, f'forward "{forward}": {error}')
+            case AcceptPaused(forward=forward, error=error):
+                self._log(EventId.EXHAUSTED, f'forward "{forward}": accepting pauses: {error}')
+            case VmChanged(vm=vm, change=change):
+                self._log(EventId.VM_CHANGED, f"VM {vm}: {change}")
+            case Reloaded(change=change):
+                self._log(EventId.RELOADED, f"reloaded: {change}")
+            case ReloadFailed(faults=faults):
+                self._log(EventId.RELOAD_FAILED, "\n".join(["reload failed, nothing has changed", *faults]))
+
+    def _log_bug(self, record: ConnectionRecord, bug: Exception) -> None:
+        trace = "".join(traceback.format_exception(bug))
+        self._log(
+            EventId.BUG,
+            f'forward "{record.forward}": a connection from {record.peer} ended by a bug in hvbridge\n{trace}',
+        )
+
+
+class WarningHandler(logging.Handler):
+    """Passes on the warnings that are logged by other parts and by libraries, each once a minute."""
+
+    def __init__(self, log: Log) -> None:
+        super().__init__(logging.WARNING)
+        self._log = log
+        self._written: dict[str, float] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the line, unless it was written just now."""
+        text = f"{record.name}: {record.getMessage()}"
+        if record.created - self._written.get(text, 0.0) >= _QUIET:
+            self._written = {text: record.created}  # one is enough: what floods the log repeats itself
+            self._log(EventId.LOGGED, text)

@@ -1,0 +1,228 @@
+"""The services of a Windows machine: its service control manager, and the registry beside it.
+
+Owns: how a service is set up, and turning the errors of pywin32 and of the registry into `ServiceError`. Refuses:
+which command is installed, what is told to a person, and the service's own process (`host`).
+"""
+
+import sys
+
+if sys.platform != "win32":
+    raise ImportError("Windows services are there on Windows only")
+
+import subprocess
+import time
+import winreg
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import pywintypes
+import win32service
+import winerror
+
+from hvbridge.service.windows import Installation, Installed, NotElevatedError, ServiceError
+
+_DESCRIPTION = "Forwards connections between this machine and Hyper-V virtual machines, as its config says."
+
+_SERVICES = r"SYSTEM\CurrentControlSet\Services"
+_SOURCES = rf"{_SERVICES}\EventLog\Application"
+
+_MESSAGES = r"%SystemRoot%\System32\EventCreate.exe"
+"""Has the message "%1" for the ids 1 to 1000, on every Windows (golang.org/x/sys/windows/svc/eventlog uses it so)."""
+
+_RESTARTS = (5_000, 30_000, 300_000)
+"""Milliseconds before each restart after a failure, the last for all that follow: soon at first, for what a boot
+mends, and then not so often that the event log is full of one faulty config."""
+
+_FORGET_FAILURES = 24 * 3600
+"""Seconds without a failure after which the next restart is the first again."""
+
+_STATES = {
+    win32service.SERVICE_STOPPED: "stopped",
+    win32service.SERVICE_START_PENDING: "starting",
+    win32service.SERVICE_STOP_PENDING: "stopping",
+    win32service.SERVICE_RUNNING: "running",
+}
+
+_PATIENCE = 15.0
+"""Seconds for which a service may go on stopping without a sign of life, where it asks for no more."""
+
+_NOT_ELEVATED = "only an administrator may install or remove a service"
+
+_DELETE = 0x10000
+"""The right to remove a service (DELETE in winnt.h)."""
+
+_QUERY = win32service.SERVICE_QUERY_CONFIG | win32service.SERVICE_QUERY_STATUS
+
+
+class WindowsServiceManager:
+    """The service control manager of this machine."""
+
+    def install(self, service: Installation) -> None:
+        """As `ServiceManager.install`."""
+        access = win32service.SC_MANAGER_CONNECT | win32service.SC_MANAGER_CREATE_SERVICE
+        with _translated_errors(), _opened(win32service.OpenSCManager(None, None, access)) as manager:
+            created = win32service.CreateService(
+                manager,
+                service.name,
+                service.name,
+                win32service.SERVICE_ALL_ACCESS,
+                win32service.SERVICE_WIN32_OWN_PROCESS,
+                win32service.SERVICE_AUTO_START,
+                win32service.SERVICE_ERROR_NORMAL,
+                subprocess.list2cmdline(service.command),
+                None,
+                False,
+                None,
+                service.account,
+                None,
+            )
+            with _opened(created):
+                try:
+                    _configure(created, service)
+                except BaseException:
+                    win32service.DeleteService(created)
+                    raise
+
+    def uninstall(self, name: str) -> None:
+        """As `ServiceManager.uninstall`."""
+        with (
+            _translated_errors(),
+            _service(name, _QUERY | win32service.SERVICE_STOP | _DELETE) as handle,
+        ):
+            _stop(handle)
+            win32service.DeleteService(handle)
+            with suppress(FileNotFoundError):
+                winreg.DeleteKey(winreg.HKEY_LOCAL_MACHINE, rf"{_SOURCES}\{name}")
+
+    def find(self, name: str) -> Installed | None:
+        """As `ServiceManager.find`."""
+        try:
+            with _translated_errors(), _service(name, _QUERY) as handle:
+                config = win32service.QueryServiceConfig(handle)
+                status = _status(handle)
+        except _NoServiceError:
+            return None
+        failure = status["Win32ExitCode"]
+        if failure == winerror.ERROR_SERVICE_SPECIFIC_ERROR:
+            failure = status["ServiceSpecificExitCode"]
+        elif failure == winerror.ERROR_SERVICE_NEVER_STARTED:
+            failure = 0
+        state = _STATES.get(status["CurrentState"], "paused")
+        return Installed(state, status["ProcessId"], failure, account=config[7], command=config[3])
+
+
+class _NoServiceError(ServiceError):
+    """There is no such service."""
+
+
+def _configure(handle: Any, service: Installation) -> None:
+    actions = [(win32service.SC_ACTION_RESTART, delay) for delay in _RESTARTS]
+    settings: list[tuple[int, object]] = [
+        (win32service.SERVICE_CONFIG_DESCRIPTION, _DESCRIPTION),
+        (win32service.SERVICE_CONFIG_DELAYED_AUTO_START_INFO, True),
+        (
+            win32service.SERVICE_CONFIG_FAILURE_ACTIONS,
+            {"ResetPeriod": _FORGET_FAILURES, "RebootMsg": None, "Command": None, "Actions": actions},
+        ),
+        # A service that stops with an exit code has failed, too, not only one that crashed.
+        (win32service.SERVICE_CONFIG_FAILURE_ACTIONS_FLAG, True),
+        # Files can be granted to NT SERVICE\NAME then, whatever the account.
+        (win32service.SERVICE_CONFIG_SERVICE_SID_INFO, win32service.SERVICE_SID_TYPE_UNRESTRICTED),
+        # The one privilege that every user has; above all not the right to impersonate who connects.
+        (win32service.SERVICE_CONFIG_REQUIRED_PRIVILEGES_INFO, ["SeChangeNotifyPrivilege"]),
+    ]
+    for level, value in settings:
+        try:
+            win32service.ChangeServiceConfig2(handle, level, value)
+        except pywintypes.error as error:
+            # Windows has known them all since Vista; Wine knows two.
+            if error.winerror != winerror.ERROR_INVALID_LEVEL:
+                raise
+    if service.environment:
+        with winreg.OpenKey(
+            winreg.HKEY_LOCAL_MACHINE, rf"{_SERVICES}\{service.name}", 0, winreg.KEY_SET_VALUE
+        ) as key:
+            variables = [f"{name}={value}" for name, value in service.environment.items()]
+            winreg.SetValueEx(key, "Environment", 0, winreg.REG_MULTI_SZ, variables)
+    with winreg.CreateKey(winreg.HKEY_LOCAL_MACHINE, rf"{_SOURCES}\{service.name}") as key:
+        winreg.SetValueEx(key, "EventMessageFile", 0, winreg.REG_EXPAND_SZ, _MESSAGES)
+        winreg.SetValueEx(key, "TypesSupported", 0, winreg.REG_DWORD, 0x7)
+
+
+def _stop(handle: Any) -> None:
+    """Stop the service, once it has started if it does so just now, and wait until it has stopped."""
+    seen, deadline = None, 0.0
+    while (status := _status(handle))["CurrentState"] != win32service.SERVICE_STOPPED:
+        if status["CurrentState"] == win32service.SERVICE_RUNNING:
+            _ask_to_stop(handle)
+        sign_of_life = status["CurrentState"], status["CheckPoint"]
+        if sign_of_life != seen:
+            seen, deadline = sign_of_life, time.monotonic() + max(status["WaitHint"] / 1000, _PATIENCE)
+        if time.monotonic() > deadline:
+            raise ServiceError(
+                f"the service does not stop; end its process {status['ProcessId']}, then try again"
+            )
+        time.sleep(0.1)
+
+
+def _ask_to_stop(handle: Any) -> None:
+    try:
+        win32service.ControlService(handle, win32service.SERVICE_CONTROL_STOP)
+    except pywintypes.error as error:
+        # It has ended by itself, or begun to, since it was looked at.
+        if error.winerror not in (
+            winerror.ERROR_SERVICE_NOT_ACTIVE,
+            winerror.ERROR_SERVICE_CANNOT_ACCEPT_CTRL,
+        ):
+            raise
+
+
+def _status(handle: Any) -> Any:
+    return win32service.QueryServiceStatusEx(handle)
+
+
+@contextmanager
+def _service(name: str, access: int) -> Iterator[Any]:
+    """Open one of hvbridge's own services, and no other: a slip of the name must not remove another program's."""
+    manager = win32service.OpenSCManager(None, None, win32service.SC_MANAGER_CONNECT)
+    with _opened(manager), _opened(win32service.OpenService(manager, name, access)) as handle:
+        if " hvbridge service run " not in win32service.QueryServiceConfig(handle)[3]:
+            raise ServiceError(
+                f"the service {name} is not one of hvbridge; write --name and the name of one that is"
+            )
+        yield handle
+
+
+@contextmanager
+def _opened(handle: Any) -> Iterator[Any]:
+    try:
+        yield handle
+    finally:
+        win32service.CloseServiceHandle(handle)
+
+
+@contextmanager
+def _translated_errors() -> Iterator[None]:
+    try:
+        yield
+    except PermissionError as error:
+        raise NotElevatedError(_NOT_ELEVATED) from error
+    except OSError as error:
+        raise ServiceError(f"the registry of Windows said: {error.strerror}") from error
+    except pywintypes.error as error:
+        match error.winerror:
+            case winerror.ERROR_ACCESS_DENIED:
+                raise NotElevatedError(_NOT_ELEVATED) from error
+            case winerror.ERROR_SERVICE_DOES_NOT_EXIST:
+                raise _NoServiceError("there is no such service") from error
+            case winerror.ERROR_SERVICE_EXISTS | winerror.ERROR_DUPLICATE_SERVICE_NAME:
+                raise ServiceError(
+                    "there is a service of this name already; remove it first, or write --name"
+                ) from error
+            case winerror.ERROR_SERVICE_MARKED_FOR_DELETE:
+                raise ServiceError(
+                    "the service is being removed; close the windows that show services, or restart Windows"
+                ) from error
+            case _:
+                raise ServiceError(f"the service control manager said: {error.strerror}") from error

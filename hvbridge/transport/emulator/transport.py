@@ -1,0 +1,155 @@
+"""The emulator: partitions and services on one machine, with Hyper-V's rules for who reaches whom.
+
+Owns: matching VmIds and ServiceIds, the unreachable VM, the silent service, the denied service. Refuses: moving
+bytes (a carrier does: Unix-domain sockets, or loopback TCP where the platform has none), and being chosen
+without being asked for.
+
+Processes meet in a directory, which only its owner may enter:
+
+    DIR/host, DIR/<vm id>     a partition; the VM runs while its directory exists
+    DIR/registered/<id>       a service registered on the host, with its name in it
+    DIR/<digest>              a listener: a digest of partition, scope and service names it, since the
+                              path of a Unix socket has no room for three GUIDs
+"""
+
+import hashlib
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+from uuid import UUID
+
+import trio
+
+from hvbridge.address.endpoint import Endpoint, HypervEndpoint
+from hvbridge.hyperv.guid import ANY, CHILDREN, HOST, LOOPBACK, PARENT, partition_text, vm_text
+from hvbridge.hyperv.vms import VmState
+from hvbridge.text import Problem
+from hvbridge.transport.emulator.services import EmulatorRegistry
+from hvbridge.transport.emulator.vms import state
+from hvbridge.transport.errors import Cause, DialError, ListenError, dial_cause, listen_cause
+from hvbridge.transport.listener import Listener
+from hvbridge.transport.options import LONGEST_CONNECT, DialOptions, ListenOptions
+from hvbridge.transport.stream import SocketStream
+
+
+class Carrier(Protocol):
+    """Moves bytes between two processes that meet at a path."""
+
+    async def connect(self, path: Path, partition: UUID) -> SocketStream | None:
+        """Connect from ``partition``; None when nobody listens at ``path``. Raises OSError."""
+
+    async def listen(
+        self, path: Path, where: str, options: ListenOptions, name_peer: Callable[[UUID], str]
+    ) -> Listener:
+        """Listen at ``path``, over the remains of a process that is gone. Raises OSError."""
+
+
+class EmulatorTransport:
+    """Dials and listens as one partition of an emulated machine."""
+
+    def __init__(
+        self, directory: Path, partition: UUID, carrier: Carrier, *, enforce_registration: bool
+    ) -> None:
+        self.directory = directory
+        self.partition = partition
+        self._carrier = carrier
+        self._enforce_registration = enforce_registration
+
+    async def dial(self, endpoint: HypervEndpoint, options: DialOptions) -> SocketStream:
+        """Connect, and return the stream, which the caller closes. Raises `DialError`.
+
+        Where nobody listens it stays silent, as a Linux guest does, and the caller's deadline ends it.
+        """
+        if not self._may_use(endpoint.service):
+            raise DialError(endpoint, Cause.NOT_PERMITTED)
+        target = self._partition_reached_by(endpoint.vm)
+        if target is None or not self._is_running(target):
+            raise DialError(endpoint, Cause.NOT_RUNNING)
+        try:
+            for scope in self._scopes_that_accept(target):
+                path = self._meeting_place(target, scope, endpoint.service)
+                stream = await self._carrier.connect(path, self.partition)
+                if stream is not None:
+                    stream.vm_id = target
+                    return stream
+        except OSError as error:
+            raise DialError(endpoint, dial_cause(endpoint, error), error) from error
+        with trio.move_on_after(LONGEST_CONNECT):
+            await trio.sleep_forever()
+        raise DialError(endpoint, Cause.NOBODY_LISTENING)
+
+    async def listen(self, endpoint: HypervEndpoint, options: ListenOptions) -> list[Listener]:
+        """Bind and listen in this partition. Raises `ListenError`."""
+        if not self._may_use(endpoint.service):
+            raise ListenError(endpoint, Cause.NOT_PERMITTED)
+        try:
+            make_private_directory(self.directory)
+            self._home(self.partition).mkdir(exist_ok=True)
+            path = self._meeting_place(self.partition, endpoint.vm, endpoint.service)
+            return [await self._carrier.listen(path, str(endpoint), options, self._name_peer)]
+        except OSError as error:
+            raise ListenError(endpoint, listen_cause(error), error) from error
+
+    def fault(self, endpoint: Endpoint, role: str) -> Problem | None:
+        """Say why this partition cannot use ``endpoint`` in that role."""
+        assert isinstance(endpoint, HypervEndpoint)
+        if endpoint.vm == PARENT and self.partition == HOST:
+            return Problem(
+                "the host has no parent",
+                "write the VM's id, or set partition in [emulator] to the VM that this process plays",
+            )
+        if self.partition == HOST or endpoint.vm in (ANY, PARENT, LOOPBACK):
+            return None
+        what = "has no children here" if endpoint.vm == CHILDREN else "reaches its parent only"
+        return Problem(f"a VM {what}", "write hyperv://parent/SERVICE")
+
+    def start_vm(self, vm: UUID) -> None:
+        """Let ``vm`` be running."""
+        make_private_directory(self.directory)
+        self._home(vm).mkdir(exist_ok=True)
+
+    def _may_use(self, service: UUID) -> bool:
+        if not self._enforce_registration or self.partition != HOST:
+            return True
+        return EmulatorRegistry(self.directory).has(service)
+
+    def _partition_reached_by(self, vm: UUID) -> UUID | None:
+        """The partition that ``vm`` means here; None where nothing of that id can be reached."""
+        if vm == LOOPBACK:
+            return self.partition
+        if self.partition == HOST:
+            return None if vm == PARENT else vm
+        return HOST if vm == PARENT else None  # Hyper-V connects parents and children, never siblings.
+
+    def _scopes_that_accept(self, target: UUID) -> tuple[UUID, ...]:
+        """The VmIds to which a listener in ``target`` may be bound to hear this partition, closest first."""
+        if target == self.partition:
+            return (LOOPBACK, ANY)
+        if target == HOST:
+            return (self.partition, CHILDREN, ANY)
+        return (PARENT, ANY)
+
+    def _name_peer(self, peer: UUID) -> str:
+        if peer == self.partition:
+            return "hyperv://loopback"
+        return f"hyperv://{vm_text(PARENT if peer == HOST else peer)}"
+
+    def _is_running(self, partition: UUID) -> bool:
+        home = self._home(partition)
+        return home.is_dir() and (partition == HOST or state(home) is VmState.RUNNING)
+
+    def _home(self, partition: UUID) -> Path:
+        return self.directory / partition_text(partition)
+
+    def _meeting_place(self, partition: UUID, scope: UUID, service: UUID) -> Path:
+        digest = hashlib.blake2b(partition.bytes + scope.bytes + service.bytes, digest_size=8)
+        return self.directory / digest.hexdigest()
+
+
+def make_private_directory(directory: Path) -> None:
+    """Make ``directory`` for its owner alone; refuse one that somebody else made. Raises OSError."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if sys.platform != "win32" and directory.stat().st_uid != os.getuid():
+        raise PermissionError(1, "the emulator's directory belongs to another user", str(directory))

@@ -1,0 +1,69 @@
+"""The VMs of the emulator: each a directory, with its name and its state in files.
+
+Owns: those two files. Refuses: what happens inside a VM; starting one marks it as running, no more.
+"""
+
+from pathlib import Path
+from uuid import UUID
+
+from hvbridge.hyperv.guid import parse_guid
+from hvbridge.hyperv.vms import Vm, VmError, VmState
+from hvbridge.text import printable
+
+
+class EmulatorDirectory:
+    """The VMs of an emulated host."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    async def vms(self) -> list[Vm]:
+        """As `VmDirectory.vms`, from name to name."""
+        homes = self._directory.iterdir() if self._directory.is_dir() else iter(())
+        found = [(home, parse_guid(home.name)) for home in homes if home.is_dir()]
+        vms = [Vm(_read(home / "name") or str(vm), vm, state(home)) for home, vm in found if vm is not None]
+        return sorted(vms, key=lambda vm: (vm.name, vm.id))
+
+    async def wsl_vm_id(self, *, start: bool) -> UUID:
+        """As `VmDirectory.wsl_vm_id`: the emulated VM that is called wsl."""
+        for vm in await self.vms():
+            if vm.name == "wsl":
+                return vm.id
+        raise VmError("the emulator has no VM called wsl", "make one, or write another VM")
+
+    async def start(self, vm: UUID) -> None:
+        """As `VmDirectory.start`."""
+        self._set(vm, VmState.RUNNING)
+
+    async def save(self, vm: UUID) -> None:
+        """As `VmDirectory.save`."""
+        self._set(vm, VmState.SAVED)
+
+    def add(self, name: str, vm: UUID, at_first: VmState = VmState.RUNNING) -> None:
+        """Make a VM, or rename one. Raises OSError."""
+        home = self._directory / str(vm)
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (home / "name").write_text(name, encoding="utf-8")
+        self._set(vm, at_first)
+
+    def _set(self, vm: UUID, now: VmState) -> None:
+        home = self._directory / str(vm)
+        if not home.is_dir():
+            raise VmError(f"the emulator has no VM {vm}", "write one that `hvbridge vms` shows")
+        (home / "state").write_text(now, encoding="utf-8")
+
+
+def state(home: Path) -> VmState:
+    """The state of the VM whose directory is ``home``; without a word about it, a VM runs."""
+    said = _read(home / "state")
+    try:
+        return VmState(said) if said else VmState.RUNNING
+    except ValueError:
+        return VmState.UNKNOWN
+
+
+def _read(path: Path) -> str:
+    try:
+        return printable(path.read_text(encoding="utf-8").strip())
+    except OSError:
+        return ""

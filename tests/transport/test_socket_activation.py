@@ -1,0 +1,142 @@
+"""Listeners of systemd's making: real sockets, bound here in its place. Those of AF_VSOCK are tested in `vm`."""
+
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import trio
+
+from hvbridge.address.endpoint import SystemdEndpoint, parse_endpoint
+from hvbridge.transport import network as network_module
+from hvbridge.transport.errors import Cause, DialError, ListenError
+from hvbridge.transport.network import native_network
+from hvbridge.transport.options import DialOptions, ListenOptions
+
+if sys.platform == "linux":
+    from hvbridge.transport.socket_activation import SystemdTransport
+
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="systemd is there on Linux only")
+
+WEB = SystemdEndpoint("web")
+
+
+def transport(sockets: Mapping[str, list[socket.socket]]) -> "SystemdTransport":
+    return SystemdTransport(lambda: sockets)
+
+
+@linux_only
+async def test_a_tcp_socket_makes_streams_as_a_tcp_listener_does() -> None:
+    """What is accepted knows its peer, sends small writes at once, and probes a silent client."""
+    with socket.create_server(("127.0.0.1", 0)) as bound, socket.socket() as client:
+        port = bound.getsockname()[1]
+        (listener,) = await transport({"web": [bound]}).listen(WEB, ListenOptions(tcp_keepalive=42))
+        assert listener.where == f"tcp://127.0.0.1:{port}"
+        client.connect(("127.0.0.1", port))
+        stream = await listener.accept()
+        assert stream.peer == f"127.0.0.1:{client.getsockname()[1]}"
+        assert stream.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert stream.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 42
+        await stream.send_all(b"hello")
+        assert client.recv(5) == b"hello"
+        await stream.aclose()
+        await listener.aclose()
+
+
+@linux_only
+@pytest.mark.parametrize("abstract", [False, True])
+async def test_a_unix_socket_is_left_where_it_is(tmp_path: Path, abstract: bool) -> None:
+    """Its peers are called after it, and its file stays when the listener goes: systemd made it."""
+    path = f"{tmp_path}/web.sock"
+    address = "\0" + path if abstract else path
+    with socket.socket(socket.AF_UNIX) as bound, socket.socket(socket.AF_UNIX) as client:
+        bound.bind(address)
+        bound.listen()
+        (listener,) = await transport({"web": [bound]}).listen(WEB, ListenOptions())
+        client.connect(address)
+        stream = await listener.accept()
+        assert stream.peer == listener.where == (f"unix://@{path}" if abstract else f"unix://{path}")
+        await stream.aclose()
+        await listener.aclose()
+        assert Path(path).exists() is not abstract
+
+
+@linux_only
+async def test_every_socket_of_a_name_is_listened_on_again_and_again() -> None:
+    """A unit may have several addresses, and a config that is read again finds them all, still bound."""
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        sockets = transport({"web": [one, other]})
+        for listener in await sockets.listen(WEB, ListenOptions()):
+            await listener.aclose()
+        listeners = await sockets.listen(WEB, ListenOptions())
+        assert len({listener.where for listener in listeners}) == 2
+        with socket.create_connection(other.getsockname()):
+            stream = await listeners[1].accept()
+            await stream.aclose()
+        for listener in listeners:
+            await listener.aclose()
+
+
+@linux_only
+async def test_nobody_is_turned_away_while_no_listener_is_there() -> None:
+    """A client that comes when a listener has closed waits for the next one, for systemd holds the socket."""
+    with socket.create_server(("127.0.0.1", 0)) as bound, socket.socket() as client:
+        sockets = transport({"web": [bound]})
+        (listener,) = await sockets.listen(WEB, ListenOptions())
+        await listener.aclose()
+        client.connect(bound.getsockname())
+        (listener,) = await sockets.listen(WEB, ListenOptions())
+        with trio.fail_after(5):
+            stream = await listener.accept()
+        await stream.aclose()
+        await listener.aclose()
+
+
+@linux_only
+async def test_a_name_that_was_not_passed_is_told() -> None:
+    """Who was not started by a .socket unit learns how; who was, which names there are."""
+    with pytest.raises(ListenError) as alone:
+        await transport({}).listen(WEB, ListenOptions())
+    assert alone.value.cause is Cause.NOT_PASSED
+    assert str(alone.value) == (
+        "cannot listen on systemd://web: systemd has passed no listening stream socket of this name; write a .socket "
+        "unit with ListenStream= and this name as FileDescriptorName=, and let it start hvbridge"
+    )
+    with pytest.raises(ListenError) as other:
+        await transport({"ssh": [], "hvbridge.socket": []}).listen(WEB, ListenOptions())
+    assert str(other.value).endswith(
+        '; it passed "hvbridge.socket" and "ssh"; write FileDescriptorName=web in the .socket unit, or what it '
+        "passed here"
+    )
+
+
+@linux_only
+async def test_one_socket_that_fails_fails_the_name() -> None:
+    """All sockets of a name are listened on, or none, and the system's error is told."""
+    with socket.create_server(("127.0.0.1", 0)) as good, socket.create_server(("127.0.0.1", 0)) as gone:
+        gone.close()
+        with pytest.raises(ListenError, match=r"cannot listen on systemd://web: .*errno 9"):
+            await transport({"web": [good, gone]}).listen(WEB, ListenOptions())
+
+
+@linux_only
+async def test_nothing_dials_it() -> None:
+    """The endpoint means sockets that listen, and nothing to connect to."""
+    with pytest.raises(DialError, match="write the address of the service"):
+        await transport({}).dial(WEB, DialOptions())
+
+
+@linux_only
+def test_a_config_may_name_what_only_systemd_knows() -> None:
+    """Whether a name will be passed is no fault of a config."""
+    assert native_network().fault(WEB, "listen") is None
+
+
+def test_other_systems_have_no_systemd(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Windows and macOS the endpoint is a fault, with what to write."""
+    monkeypatch.setattr(network_module.sys, "platform", "darwin")
+    transport = network_module._systemd()
+    assert str(transport.fault(parse_endpoint("systemd://web"), "listen")) == (
+        "systemd is there on Linux only; write tcp://127.0.0.1:PORT"
+    )
