@@ -13,14 +13,7 @@ from datetime import UTC, datetime
 from time import monotonic, time
 
 from hvbridge.address.endpoint import Endpoint
-from hvbridge.proxy.events import (
-    AcceptPaused,
-    ConnectionClosed,
-    Event,
-    Reloaded,
-    ReloadFailed,
-    UpstreamChanged,
-)
+from hvbridge.proxy import events
 from hvbridge.proxy.record import ConnectionRecord
 from hvbridge.splice import Reason
 
@@ -169,19 +162,19 @@ class Statistics:
         finally:
             self._subscribers.discard(subscriber)
 
-    def on_event(self, event: Event) -> None:
+    def on_event(self, event: events.Event) -> None:
         """Count what happens; the control knows what is, and the log tells of VMs."""
         match event:
-            case ConnectionClosed(record=record):
+            case events.ConnectionClosed(record=record):
                 self._count_closed(record)
-            case UpstreamChanged(forward=forward, error=None):
+            case events.UpstreamChanged(forward=forward, error=None):
                 self._publish(StreamEvent("upstream", UpstreamChange(forward, "up", "")))
-            case UpstreamChanged(forward=forward, error=error) if error is not None:
+            case events.UpstreamChanged(forward=forward, error=error) if error is not None:
                 self._publish(StreamEvent("upstream", UpstreamChange(forward, "down", error.why)))
-            case AcceptPaused(forward=forward):
+            case events.AcceptPaused(forward=forward):
                 self.totals[forward].accept_pauses += 1
-            case Reloaded() | ReloadFailed():
-                self.reloads[isinstance(event, Reloaded)] += 1
+            case events.Reloaded() | events.ReloadFailed():
+                self.reloads[isinstance(event, events.Reloaded)] += 1
             case _:
                 pass
 

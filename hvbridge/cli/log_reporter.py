@@ -14,17 +14,7 @@ from rich.console import Console
 
 from hvbridge.cli.formatting import print_forwards
 from hvbridge.cli.log_throttle import WINDOW, LogThrottle, Suppressed
-from hvbridge.proxy.events import (
-    AcceptPaused,
-    BoundForward,
-    ConnectionClosed,
-    Event,
-    Ready,
-    Reloaded,
-    ReloadFailed,
-    UpstreamChanged,
-    VmChanged,
-)
+from hvbridge.proxy import events
 from hvbridge.proxy.record import ConnectionRecord
 from hvbridge.splice import Reason
 
@@ -46,29 +36,29 @@ class LogReporter:
         self._throttle = LogThrottle(self._suppressed, clock)
         self._log = structlog.get_logger().bind()  # logging is set up by now; unbound, each call would look
 
-    def on_event(self, event: Event) -> None:
+    def on_event(self, event: events.Event) -> None:
         """Log an event."""
         match event:
-            case ConnectionClosed(record=record):
+            case events.ConnectionClosed(record=record):
                 self._log_closed(record)
-            case Ready(forwards=forwards):
+            case events.Ready(forwards=forwards):
                 self._log_ready(forwards)
-            case UpstreamChanged(forward=forward, error=None):
+            case events.UpstreamChanged(forward=forward, error=None):
                 self._log.info("upstream is up", forward=forward)
-            case UpstreamChanged(forward=forward, error=error) if error is not None:
+            case events.UpstreamChanged(forward=forward, error=error) if error is not None:
                 self._log.warning(
                     "upstream is down", forward=forward, upstream=str(error.endpoint), cause=error.why
                 )
-            case AcceptPaused(forward=forward, error=error):
+            case events.AcceptPaused(forward=forward, error=error):
                 self._log.warning("accepting pauses", forward=forward, cause=str(error))
-            case VmChanged(vm=vm, change=change):
+            case events.VmChanged(vm=vm, change=change):
                 self._log.info("vm changed", vm=vm, change=change)
-            case Reloaded(change=change):
+            case events.Reloaded(change=change):
                 self._log.info("reloaded", change=change)
-            case ReloadFailed(faults=faults):
+            case events.ReloadFailed(faults=faults):
                 self._log.error("reload failed, nothing has changed", faults=list(faults))
 
-    def _log_ready(self, forwards: Sequence[BoundForward]) -> None:
+    def _log_ready(self, forwards: Sequence[events.BoundForward]) -> None:
         if self._console is not None:
             show_ready(forwards, self._console)
             return
@@ -124,7 +114,7 @@ class LogReporter:
         )
 
 
-def show_ready(forwards: Sequence[BoundForward], console: Console) -> None:
+def show_ready(forwards: Sequence[events.BoundForward], console: Console) -> None:
     """Say that all listeners are bound, for a person."""
     rows = [(forward.name, "\n".join(forward.listen), forward.connect) for forward in forwards]
     console.print("hvbridge is [bold green]ready[/]")

@@ -1,6 +1,8 @@
 """Waiting for a VM and starting it, by name, through whole bridges over the emulator."""
 
 import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -118,65 +120,72 @@ async def test_a_client_is_held_while_the_vm_boots(
     nursery.cancel_scope.cancel()
 
 
-async def test_the_first_connection_starts_the_vm_and_its_last_lets_it_be_saved(
+@dataclass
+class Machine:
+    """A host with a bridge, and a VM that is saved and, once it is resumed, has a bridge in it."""
+
+    vms: EmulatorDirectory
+    host: Bridge
+
+    async def state(self) -> VmState:
+        """What the VM is doing."""
+        return (await self.vms.vms())[0].state
+
+    async def until(self, change: str) -> None:
+        """Wait until a change has been told."""
+        while change not in self.host.changes:
+            await trio.sleep(0.01)
+
+
+@pytest.fixture
+def machine(
     tmp_path_factory: pytest.TempPathFactory, nursery: trio.Nursery, echo: int
+) -> Callable[[str], Awaitable[Machine]]:
+    async def start(host_config: str) -> Machine:
+        directory = tmp_path_factory.mktemp("s")
+        made = Machine(EmulatorDirectory(directory / "vm"), Bridge())
+        made.vms.add("dev-box", VM, VmState.SAVED)
+
+        async def boot() -> None:
+            while await made.state() is not VmState.RUNNING:
+                await trio.sleep(0.01)
+            await Bridge().run(directory / "guest.toml", GUEST.format(port=echo))
+
+        nursery.start_soon(boot)
+        nursery.start_soon(made.host.run, directory / "host.toml", host_config)
+        await made.host.is_ready.wait()
+        return made
+
+    return start
+
+
+async def test_the_first_connection_starts_the_vm_and_its_last_lets_it_be_saved(
+    machine: Callable[[str], Awaitable[Machine]], nursery: trio.Nursery
 ) -> None:
     """A saved VM is resumed for a client, which is served by what boots in it, and saved again when idle."""
-    directory = tmp_path_factory.mktemp("s")
-    vms = EmulatorDirectory(directory / "vm")
-    vms.add("dev-box", VM, VmState.SAVED)
-    host, guest = Bridge(), Bridge()
-
-    async def boot() -> None:
-        while (await vms.vms())[0].state is not VmState.RUNNING:
-            await trio.sleep(0.01)
-        await guest.run(directory / "guest.toml", GUEST.format(port=echo))
-
     with trio.fail_after(15):
-        nursery.start_soon(boot)
-        nursery.start_soon(host.run, directory / "host.toml", HOST + 'start = true\nidle_save = "100ms"\n')
-        await host.is_ready.wait()
-        assert await ask(host) == b"hello"
-        while "dev-box saved" not in host.changes:
-            await trio.sleep(0.01)
-    assert host.changes == ["down", "dev-box started", "up", "dev-box saved"]
-    assert (await vms.vms())[0].state is VmState.SAVED
+        made = await machine(HOST + 'start = true\nidle_save = "100ms"\n')
+        assert await ask(made.host) == b"hello"
+        await made.until("dev-box saved")
+    assert made.host.changes == ["down", "dev-box started", "up", "dev-box saved"]
+    assert await made.state() is VmState.SAVED
     nursery.cancel_scope.cancel()
 
 
 async def test_a_vm_with_connections_is_not_saved(
-    tmp_path_factory: pytest.TempPathFactory, nursery: trio.Nursery, echo: int
+    machine: Callable[[str], Awaitable[Machine]], nursery: trio.Nursery
 ) -> None:
     """A connection of another forward, which writes the VM by its id and has no start, keeps the VM running."""
-    directory = tmp_path_factory.mktemp("k")
-    vms = EmulatorDirectory(directory / "vm")
-    vms.add("dev-box", VM, VmState.SAVED)
-    host, guest = Bridge(), Bridge()
-    other = f"""
-[[forward]]
-name = "other"
-listen = "tcp://127.0.0.1:0"
-connect = "hyperv://{VM}/7"
-"""
-
-    async def boot() -> None:
-        while (await vms.vms())[0].state is not VmState.RUNNING:
-            await trio.sleep(0.01)
-        await guest.run(directory / "guest.toml", GUEST.format(port=echo))
-
+    other = f'[[forward]]\nname = "other"\nlisten = "tcp://127.0.0.1:0"\nconnect = "hyperv://{VM}/7"\n'
     with trio.fail_after(15):
-        nursery.start_soon(boot)
-        starting = HOST + 'start = true\nidle_save = "200ms"\n'
-        nursery.start_soon(host.run, directory / "host.toml", starting + other)
-        await host.is_ready.wait()
-        assert await ask(host) == b"hello"
-        async with await trio.open_tcp_stream(host.entrances[1].host, host.entrances[1].port) as lasting:
-            await lasting.send_all(b"still here")
-            assert await lasting.receive_some() == b"still here"
-            await trio.sleep(0.6)
-            assert (await vms.vms())[0].state is VmState.RUNNING
-            await lasting.send_all(b"still here")
-            assert await lasting.receive_some() == b"still here"
-        while "dev-box saved" not in host.changes:
-            await trio.sleep(0.01)
+        made = await machine(f'{HOST}start = true\nidle_save = "200ms"\n{other}')
+        assert await ask(made.host) == b"hello"
+        entrance = made.host.entrances[1]
+        async with await trio.open_tcp_stream(entrance.host, entrance.port) as lasting:
+            for _ in range(3):
+                await lasting.send_all(b"still here")
+                assert await lasting.receive_some() == b"still here"
+                await trio.sleep(0.3)
+            assert await made.state() is VmState.RUNNING
+        await made.until("dev-box saved")
     nursery.cancel_scope.cancel()

@@ -91,32 +91,23 @@ async def test_a_rate_below_one_a_second_lets_one_in_at_a_time(
     assert forward.try_acquire() == ""
 
 
-async def test_a_place_is_not_kept_by_who_waits_for_a_rate(
-    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+@pytest.mark.parametrize(
+    ("policy", "shared"),
+    [(AdmissionPolicy(9, 1 / 3600), 1), (AdmissionPolicy(1), 2)],
+    ids=["its own rate", "its own limit"],
+)
+async def test_a_place_is_not_kept_by_who_cannot_take_it(
+    policy: AdmissionPolicy, shared: int, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """A freed place of the shared limit goes to another forward where the first must wait for its rate."""
-    shared, admitted = SharedLimit(1), list[Admission]()
-    slow, quick = admission(rate=1 / 3600, shared=shared), admission(shared=shared)
-    assert slow.try_acquire() == ""  # its token of this hour, and the one place
-    nursery.start_soon(wait_and_acquire, slow, admitted)
-    await trio.testing.wait_all_tasks_blocked()
-    nursery.start_soon(wait_and_acquire, quick, admitted)
-    await trio.testing.wait_all_tasks_blocked()
-    slow.release()
-    await trio.testing.wait_all_tasks_blocked()
-    assert admitted == [quick]
-
-
-async def test_a_place_is_not_kept_by_who_waits_for_its_own_limit(nursery: trio.Nursery) -> None:
-    """A freed place of the shared limit goes to another forward where the first has reached its own limit."""
-    shared, admitted = SharedLimit(2), list[Admission]()
-    full, free = admission(1, shared=shared), admission(shared=shared)
-    assert full.try_acquire() == free.try_acquire() == ""
-    nursery.start_soon(wait_and_acquire, full, admitted)
-    await trio.testing.wait_all_tasks_blocked()
-    nursery.start_soon(wait_and_acquire, free, admitted)
-    await trio.testing.wait_all_tasks_blocked()
-    free.release()
+    """A freed place of the shared limit goes to another forward where the first waits for a limit of its own."""
+    everything, admitted = SharedLimit(shared), list[Admission]()
+    stuck, free = Admission(policy, everything), admission(shared=everything)
+    open_connections = [stuck, free][:shared]
+    assert [forward.try_acquire() for forward in open_connections] == [""] * shared
+    for waiting in (stuck, free):
+        nursery.start_soon(wait_and_acquire, waiting, admitted)
+        await trio.testing.wait_all_tasks_blocked()
+    open_connections[-1].release()
     await trio.testing.wait_all_tasks_blocked()
     assert admitted == [free]
 

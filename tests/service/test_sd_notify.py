@@ -1,20 +1,17 @@
-"""systemd is told how a service fares, over a real notification socket, and its listening sockets are taken over."""
+"""systemd is told how a service fares, over a real notification socket."""
 
 import os
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
 import trio.testing
 
 from hvbridge.service.sd_notify import Notifier, watch, watchdog_seconds
-from hvbridge.transport.socket_activation import systemd_sockets
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="systemd is there on Linux only")
 
@@ -128,99 +125,3 @@ async def test_no_heart_beats_for_nobody(autojump_clock: trio.testing.MockClock)
     with trio.fail_after(1):
         await watch(heart, None)
     assert heart.at == []
-
-
-# Sockets.
-
-_TAKE = """
-import os, socket, sys
-from hvbridge.transport.socket_activation import systemd_sockets
-taken = systemd_sockets()
-for name, sockets in taken.items():
-    for sock in sockets:
-        print(name, sock.fileno(), sock.family.name, os.get_inheritable(sock.fileno()))
-print(sorted(name for name in os.environ if name.startswith("LISTEN_")), systemd_sockets())
-"""
-
-
-def activate(program: str, *descriptors: int, **variables: str) -> list[str]:
-    """Run a Python program that inherits ``descriptors`` from 3 on, as systemd starts one; return what it prints."""
-    # The shell has the pid that the program will have, and lower numbers are free for the descriptors there only.
-    moves = " ".join(f"{3 + index}<&{source}" for index, source in enumerate(descriptors))
-    return subprocess.run(
-        [
-            "bash",
-            "-c",
-            f'export LISTEN_PID=${{FAKE_PID:-$$}}; exec "$0" -c "$1" {moves}',
-            sys.executable,
-            program,
-        ],
-        pass_fds=descriptors,
-        env=os.environ | {"LISTEN_FDS": str(len(descriptors))} | variables,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.splitlines()
-
-
-@pytest.fixture
-def high() -> Iterator[Callable[[Any], int]]:
-    """Duplicates descriptors to numbers above those that `activate` fills."""
-    made: list[int] = []
-
-    def duplicate(file: Any) -> int:
-        import fcntl
-
-        made.append(fcntl.fcntl(file.fileno(), fcntl.F_DUPFD_CLOEXEC, 20))
-        return made[-1]
-
-    yield duplicate
-    for descriptor in made:
-        os.close(descriptor)
-
-
-def test_sockets_come_by_name(high: Callable[[Any], int]) -> None:
-    """Those of one name are together; none is inherited further, and the variables are gone."""
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
-        printed = activate(_TAKE, high(one), high(other), high(one), LISTEN_FDNAMES="web:ssh:web")
-    assert printed == [
-        "web 3 AF_INET False",
-        "web 5 AF_INET False",
-        "ssh 4 AF_INET False",
-        "[] {}",
-    ]
-
-
-def test_sockets_without_names_are_unknown(high: Callable[[Any], int]) -> None:
-    """A manager that passes no names leaves them called as libsystemd calls them."""
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        assert activate(_TAKE, high(one))[0] == "unknown 3 AF_INET False"
-
-
-def test_only_listening_streams_are_taken(high: Callable[[Any], int]) -> None:
-    """A datagram socket, one that listens for packets, a connected one and what is no socket at all are passed over."""
-    one, other = socket.socketpair()
-    with (
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams,
-        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as packets,
-        socket.create_server(("127.0.0.1", 0)) as good,
-        one,
-        other,
-        Path(os.devnull).open("rb") as file,
-    ):
-        packets.bind("")
-        packets.listen()
-        descriptors = [high(passed) for passed in (datagrams, packets, one, file, good)]
-        printed = activate(_TAKE, *descriptors, LISTEN_FDNAMES="a:b:c:d:e")
-    assert printed == ["e 7 AF_INET False", "[] {}"]
-
-
-def test_sockets_of_another_process_are_left_alone(high: Callable[[Any], int]) -> None:
-    """A child that inherited the variables does not take what was passed to its parent."""
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        assert activate(_TAKE, high(one), FAKE_PID="1", LISTEN_FDNAMES="web") == ["[] {}"]
-
-
-def test_no_sockets_without_systemd() -> None:
-    """A process that was started otherwise has none."""
-    assert systemd_sockets({}) == {}

@@ -1,9 +1,12 @@
 """Listeners of systemd's making: real sockets, bound here in its place. Those of AF_VSOCK are tested in `vm`."""
 
+import os
 import socket
+import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -15,7 +18,7 @@ from hvbridge.transport.network import native_network
 from hvbridge.transport.options import DialOptions, ListenOptions
 
 if sys.platform == "linux":
-    from hvbridge.transport.socket_activation import SystemdTransport
+    from hvbridge.transport.socket_activation import SystemdTransport, systemd_sockets
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="systemd is there on Linux only")
 
@@ -140,3 +143,104 @@ def test_other_systems_have_no_systemd(monkeypatch: pytest.MonkeyPatch) -> None:
     assert str(transport.fault(parse_endpoint("systemd://web"), "listen")) == (
         "systemd is there on Linux only; write tcp://127.0.0.1:PORT"
     )
+
+
+# Taking them over.
+
+_TAKE = """
+import os, socket, sys
+from hvbridge.transport.socket_activation import systemd_sockets
+taken = systemd_sockets()
+for name, sockets in taken.items():
+    for sock in sockets:
+        print(name, sock.fileno(), sock.family.name, os.get_inheritable(sock.fileno()))
+print(sorted(name for name in os.environ if name.startswith("LISTEN_")), systemd_sockets())
+"""
+
+
+def activate(program: str, *descriptors: int, **variables: str) -> list[str]:
+    """Run a Python program that inherits ``descriptors`` from 3 on, as systemd starts one; return what it prints."""
+    # The shell has the pid that the program will have, and lower numbers are free for the descriptors there only.
+    moves = " ".join(f"{3 + index}<&{source}" for index, source in enumerate(descriptors))
+    return subprocess.run(
+        [
+            "bash",
+            "-c",
+            f'export LISTEN_PID=${{FAKE_PID:-$$}}; exec "$0" -c "$1" {moves}',
+            sys.executable,
+            program,
+        ],
+        pass_fds=descriptors,
+        env=os.environ | {"LISTEN_FDS": str(len(descriptors))} | variables,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+
+
+@pytest.fixture
+def high() -> Iterator[Callable[[Any], int]]:
+    """Duplicates descriptors to numbers above those that `activate` fills."""
+    made: list[int] = []
+
+    def duplicate(file: Any) -> int:
+        import fcntl
+
+        made.append(fcntl.fcntl(file.fileno(), fcntl.F_DUPFD_CLOEXEC, 20))
+        return made[-1]
+
+    yield duplicate
+    for descriptor in made:
+        os.close(descriptor)
+
+
+@linux_only
+def test_sockets_come_by_name(high: Callable[[Any], int]) -> None:
+    """Those of one name are together; none is inherited further, and the variables are gone."""
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        printed = activate(_TAKE, high(one), high(other), high(one), LISTEN_FDNAMES="web:ssh:web")
+    assert printed == [
+        "web 3 AF_INET False",
+        "web 5 AF_INET False",
+        "ssh 4 AF_INET False",
+        "[] {}",
+    ]
+
+
+@linux_only
+def test_sockets_without_names_are_unknown(high: Callable[[Any], int]) -> None:
+    """A manager that passes no names leaves them called as libsystemd calls them."""
+    with socket.create_server(("127.0.0.1", 0)) as one:
+        assert activate(_TAKE, high(one))[0] == "unknown 3 AF_INET False"
+
+
+@linux_only
+def test_only_listening_streams_are_taken(high: Callable[[Any], int]) -> None:
+    """A datagram socket, one that listens for packets, a connected one and what is no socket at all are passed over."""
+    one, other = socket.socketpair()
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams,
+        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as packets,
+        socket.create_server(("127.0.0.1", 0)) as good,
+        one,
+        other,
+        Path(os.devnull).open("rb") as file,
+    ):
+        packets.bind("")
+        packets.listen()
+        descriptors = [high(passed) for passed in (datagrams, packets, one, file, good)]
+        printed = activate(_TAKE, *descriptors, LISTEN_FDNAMES="a:b:c:d:e")
+    assert printed == ["e 7 AF_INET False", "[] {}"]
+
+
+@linux_only
+def test_sockets_of_another_process_are_left_alone(high: Callable[[Any], int]) -> None:
+    """A child that inherited the variables does not take what was passed to its parent."""
+    with socket.create_server(("127.0.0.1", 0)) as one:
+        assert activate(_TAKE, high(one), FAKE_PID="1", LISTEN_FDNAMES="web") == ["[] {}"]
+
+
+@linux_only
+def test_no_sockets_without_systemd() -> None:
+    """A process that was started otherwise has none."""
+    assert systemd_sockets({}) == {}

@@ -9,16 +9,7 @@ import traceback
 from collections.abc import Callable
 from enum import IntEnum
 
-from hvbridge.proxy.events import (
-    AcceptPaused,
-    ConnectionClosed,
-    Event,
-    Ready,
-    Reloaded,
-    ReloadFailed,
-    UpstreamChanged,
-    VmChanged,
-)
+from hvbridge.proxy import events
 from hvbridge.proxy.record import ConnectionRecord
 
 _QUIET = 60.0
@@ -69,27 +60,27 @@ class EventLogReporter:
         self._log = log
         self._on_ready = on_ready
 
-    def on_event(self, event: Event) -> None:
+    def on_event(self, event: events.Event) -> None:
         """Log an event; of connections only those that ended by a bug in hvbridge, as all would fill the log."""
         match event:
-            case ConnectionClosed(record=record):
+            case events.ConnectionClosed(record=record):
                 if record.bug is not None:
                     self._log_bug(record, record.bug)
-            case Ready(forwards=forwards):
+            case events.Ready(forwards=forwards):
                 lines = [f"{f.name}: {', '.join(f.listen)} -> {f.connect}" for f in forwards]
                 self._log(EventId.READY, "\n".join(["ready", *lines]))
                 self._on_ready()
-            case UpstreamChanged(forward=forward, error=None):
+            case events.UpstreamChanged(forward=forward, error=None):
                 self._log(EventId.UPSTREAM_UP, f'forward "{forward}": its upstream is up')
-            case UpstreamChanged(forward=forward, error=error):
+            case events.UpstreamChanged(forward=forward, error=error):
                 self._log(EventId.UPSTREAM_DOWN, f'forward "{forward}": {error}')
-            case AcceptPaused(forward=forward, error=error):
+            case events.AcceptPaused(forward=forward, error=error):
                 self._log(EventId.EXHAUSTED, f'forward "{forward}": accepting pauses: {error}')
-            case VmChanged(vm=vm, change=change):
+            case events.VmChanged(vm=vm, change=change):
                 self._log(EventId.VM_CHANGED, f"VM {vm}: {change}")
-            case Reloaded(change=change):
+            case events.Reloaded(change=change):
                 self._log(EventId.RELOADED, f"reloaded: {change}")
-            case ReloadFailed(faults=faults):
+            case events.ReloadFailed(faults=faults):
                 self._log(EventId.RELOAD_FAILED, "\n".join(["reload failed, nothing has changed", *faults]))
 
     def _log_bug(self, record: ConnectionRecord, bug: Exception) -> None:
