@@ -73,10 +73,13 @@ connect = "hyperv://demo-vm/7"
 
 def demo(*, once: bool) -> int:
     """Show the whole way, and stay up until Ctrl-C or the end of the input; return the exit code."""
-    log.configure("text", "warning")
+    writer = log.configure("text", "warning")
     console = Console(stderr=True)
     with tempfile.TemporaryDirectory(prefix="hvbridge-demo-") as directory:
-        return trio.run(_demo, console, Path(directory), once)
+        try:
+            return trio.run(_demo, console, Path(directory), once)
+        finally:
+            writer.close(1.0)
 
 
 async def _demo(console: Console, directory: Path, once: bool) -> int:

@@ -5,6 +5,7 @@ Nothing slow is imported before there is something to tell: `hvbridge connect` p
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
 from typing import TYPE_CHECKING, ParamSpec
 
@@ -21,14 +22,20 @@ P = ParamSpec("P")
 
 
 def print_error(message: object) -> None:
-    """Print an error for a person on standard error."""
-    print(f"hvbridge: {message}", file=sys.stderr)  # noqa: T201 - the one place for errors
+    """Print an error for a person on standard error; where that cannot be written, the exit code must do."""
+    _print(f"hvbridge: {message}")
 
 
 def print_faults(error: "ConfigError") -> None:
     """Print each fault on a line, as compilers do, so that editors can jump to it."""
     for fault in error.faults:
-        print(fault, file=sys.stderr)  # noqa: T201 - the one place for faults
+        _print(fault)
+
+
+def _print(line: object) -> None:
+    if sys.stderr is not None:
+        with suppress(OSError):
+            print(line, file=sys.stderr)  # noqa: T201 - the one place for errors
 
 
 def exit_code(

@@ -1,20 +1,24 @@
-"""Log lines on standard error: for people, or one JSON object a line.
-
-Owns: how a line looks, and taking in what libraries log. Refuses: deciding what is worth a line.
-"""
+"""Log lines on standard error: for people, or one JSON object a line. `log_writer` writes them."""
 
 import logging
 import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import structlog
 
+from hvbridge.cli.log_writer import LineWriter, write_to
+
 _LEVELS = logging.getLevelNamesMapping()
 
 
-def configure(form: str, level: str) -> None:
-    """Set up logging for the process; ``form`` is text or json, ``level`` the least important level shown."""
+def configure(form: str, level: str) -> LineWriter:
+    """Set up logging for the process, and return what writes the lines, which the caller closes.
+
+    ``form`` is text or json, ``level`` the least important level that is logged.
+    """
     least = _LEVELS[level.upper()]
+    is_terminal = sys.stderr is not None and sys.stderr.isatty()
     if form == "json":
         time: Any = structlog.processors.TimeStamper(fmt="iso", utc=True)
         render: list[Any] = [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
@@ -22,18 +26,40 @@ def configure(form: str, level: str) -> None:
         time = structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False)
         render = [
             structlog.dev.ConsoleRenderer(
-                colors=sys.stderr.isatty(), sort_keys=False, pad_event_to=0, pad_level=False
+                colors=is_terminal, sort_keys=False, pad_event_to=0, pad_level=False
             )
         ]
+    processors = [structlog.processors.add_log_level, time, *render]
+    writer = LineWriter(
+        write_to(sys.stderr), _dropped_line(processors), getattr(sys.stderr, "encoding", None) or "utf-8"
+    )
     structlog.configure(
-        processors=[structlog.processors.add_log_level, time, *render],
+        processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(least),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=lambda *_: _Lines(writer),
         cache_logger_on_first_use=True,
     )
     root = logging.getLogger()
     root.handlers = [_IntoStructlog()]
     root.setLevel(least)
+    return writer
+
+
+class _Lines:
+    """What structlog gives rendered lines to, whatever their level."""
+
+    def __init__(self, writer: LineWriter) -> None:
+        self.debug = self.info = self.warning = self.error = self.critical = self.msg = writer.put
+
+
+def _dropped_line(processors: Sequence[Any]) -> Callable[[int], str]:
+    def line(count: int) -> str:
+        event: Any = {"event": "log lines dropped", "count": count}
+        for process in processors:
+            event = process(None, "warning", event)
+        return str(event)
+
+    return line
 
 
 class _IntoStructlog(logging.Handler):

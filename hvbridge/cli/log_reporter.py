@@ -25,14 +25,18 @@ _PORT = re.compile(r":[0-9]+$")
 
 
 class LogReporter:
-    """Logs what happens; that it is ready it shows on ``console`` instead, where there is a person to see it.
+    """Logs what happens. Readiness is shown by ``show_ready`` instead, where there is a person to see it.
 
-    Of a peer that connects in vain again and again, a few closings are written and the others counted; `flush_throttle`
-    must run for the counts to be written in time. ``clock`` gives seconds that never go back.
+    Of a peer whose connections fail again and again, a few closings are logged and the others counted; `flush_throttle`
+    must run for the counts to be logged in time. ``clock`` gives seconds that never go back.
     """
 
-    def __init__(self, console: Console | None, clock: Callable[[], float] = time.monotonic) -> None:
-        self._console = console
+    def __init__(
+        self,
+        show_ready: Callable[[Sequence[events.BoundForward]], None] | None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._show_ready = show_ready
         self._throttle = LogThrottle(self._suppressed, clock)
         self._log = structlog.get_logger().bind()  # logging is set up by now; unbound, each call would look
 
@@ -59,8 +63,8 @@ class LogReporter:
                 self._log.error("reload failed, nothing has changed", faults=list(faults))
 
     def _log_ready(self, forwards: Sequence[events.BoundForward]) -> None:
-        if self._console is not None:
-            show_ready(forwards, self._console)
+        if self._show_ready is not None:
+            self._show_ready(forwards)
             return
         lines = [{"forward": f.name, "listen": list(f.listen), "connect": f.connect} for f in forwards]
         self._log.info("ready", forwards=lines)

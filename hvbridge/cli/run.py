@@ -9,11 +9,12 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 
 import structlog
@@ -26,9 +27,11 @@ from hvbridge.app.run import run as run_config
 from hvbridge.cli import log
 from hvbridge.cli.errors import EXIT_FAILURE, EXIT_OK, EXIT_USAGE, print_error, print_faults
 from hvbridge.cli.loading import load
-from hvbridge.cli.log_reporter import LogReporter
+from hvbridge.cli.log_reporter import LogReporter, show_ready
+from hvbridge.cli.log_writer import LineWriter
 from hvbridge.config import Config, ConfigError
 from hvbridge.proxy.control import ReloadError
+from hvbridge.proxy.events import BoundForward
 from hvbridge.proxy.server import BindError, Shutdown
 from hvbridge.service import sd_notify
 from hvbridge.transport.network import Network
@@ -44,6 +47,9 @@ if sys.platform != "win32":
 
 logger = structlog.get_logger()
 
+
+_LAST_LINES = 1.0
+"""Seconds at the end for the log to be written; a reader that stalls must not keep the process."""
 
 _LOOK = 1.0
 """Seconds between two looks whether all is quiet."""
@@ -68,7 +74,23 @@ def run(
     path: Path, *, grace: str, log_format: str, log_level: str, watch: bool = False, exit_idle: str = "off"
 ) -> int:
     """Run the config at ``path``; return the exit code."""
-    log.configure(log_format, log_level)
+    writer = log.configure(log_format, log_level)
+    try:
+        return _run_logged(
+            path,
+            writer,
+            grace=grace,
+            log_format=log_format,
+            watch=watch,
+            exit_idle=exit_idle,
+        )
+    finally:
+        writer.close(_LAST_LINES)
+
+
+def _run_logged(
+    path: Path, writer: LineWriter, *, grace: str, log_format: str, watch: bool, exit_idle: str
+) -> int:
     try:
         options = Options(
             parse_duration(grace), watch, parse_duration(exit_idle, off=True), path.absolute(), _text(path)
@@ -84,8 +106,23 @@ def run(
         print_error(error)
         return EXIT_USAGE
     _raise_descriptor_limit()
-    reporter = LogReporter(None if log_format == "json" else Console(stderr=True))
+    reporter = LogReporter(None if log_format == "json" else partial(_show_ready, writer))
     return trio.run(_run, config, network, options, partial(load, path), reporter)
+
+
+class _Text(StringIO):
+    """A text for standard error, whose encoding rich looks at before it draws an arrow."""
+
+    encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
+
+
+def _show_ready(writer: LineWriter, forwards: Sequence[BoundForward]) -> None:
+    """Write the table of forwards by way of the log, which waits for no reader."""
+    seen = Console(stderr=True)
+    text = _Text()
+    # What rich captures it writes to standard error all the same, though it is nothing: that may fail, and block.
+    show_ready(forwards, Console(file=text, force_terminal=seen.is_terminal, width=seen.width))
+    writer.put(text.getvalue().rstrip("\n"))
 
 
 async def _run(

@@ -223,6 +223,7 @@ def test_every_event_is_in_the_reference() -> None:
     }
     closed = documented.pop("connection closed")
     assert closed == ("info, warning, error", set())
+    assert documented.pop("log lines dropped") == ("warning", {"count"})  # by the writer itself
     assert documented == {event: (level, fields) for event, level, fields in logged_events()}
 
 
@@ -243,11 +244,12 @@ def test_every_line_has_the_fields_of_the_reference(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("sys.stderr", stream)
     handlers = logging.getLogger().handlers
     try:
-        log.configure("json", "info")
+        writer = log.configure("json", "info")
         broken = record(Reason.INTERNAL_ERROR)
         broken.bug = ValueError("a bug")
         LogReporter(None, Clock()).on_event(ConnectionClosed(broken))
         logging.getLogger("a.library").warning("a word")
+        writer.close(10)
     finally:
         structlog.configure(**before)
         logging.getLogger().handlers = handlers

@@ -36,7 +36,7 @@ async def look(*forwards: Forward) -> dict[Check, Finding]:
 async def test_every_mode_connects(partitions: Partitions) -> None:
     """Over loopback both modes connect, and the bytes arrive."""
     found = await check_connect_mode(native_network())
-    assert (found.state, found.said) == (State.OK, "nonblocking and thread both connect, over loopback")
+    assert (found.state, found.summary) == (State.OK, "nonblocking and thread both connect, over loopback")
 
 
 async def test_one_mode_connects(partitions: Partitions) -> None:
@@ -60,10 +60,12 @@ async def test_what_a_dial_meets(partitions: Partitions) -> None:
     found = await look(forward())
     assert found[Check.PYTHON].state is State.OK
     assert found[Check.SERVICE].state is State.FAILED
-    assert found[Check.DIAL].said == f"hyperv://{GUEST}/{PORT}: the VM is not running (WinError 10049)"
+    assert found[Check.DIAL].summary == f"hyperv://{GUEST}/{PORT}: the VM is not running (WinError 10049)"
     partitions.run(GUEST)
     found = await look(forward())
-    assert found[Check.DIAL].said == f"hyperv://{GUEST}/{PORT}: the connection was refused (WinError 10061)"
+    assert (
+        found[Check.DIAL].summary == f"hyperv://{GUEST}/{PORT}: the connection was refused (WinError 10061)"
+    )
 
 
 async def test_an_unregistered_service(partitions: Partitions) -> None:
@@ -76,16 +78,16 @@ async def test_an_unregistered_service(partitions: Partitions) -> None:
     service = uuid4()
     to_service = forward(connect=f"hyperv://{GUEST}/{service}")
     found = await look(to_service)
-    assert found[Check.DIAL].said.startswith(f"hyperv://{GUEST}/{service}: not permitted")
+    assert found[Check.DIAL].summary.startswith(f"hyperv://{GUEST}/{service}: not permitted")
     assert found[Check.DIAL].advice == "first mend what service says"
     WindowsRegistry().register(Service(service, "for the doctor"))
     found = await look(to_service)
     assert found[Check.SERVICE].state is State.OK
-    assert "not permitted" not in found[Check.DIAL].said
+    assert "not permitted" not in found[Check.DIAL].summary
 
 
 async def test_a_host_has_no_parent(partitions: Partitions) -> None:
     """A listener that only a guest can have is not on this machine."""
     found = await look(forward(listen=f"hyperv://parent/{PORT}"))
     assert found[Check.LISTEN].state is State.FAILED
-    assert "is not on this machine" in found[Check.LISTEN].said
+    assert "is not on this machine" in found[Check.LISTEN].summary
