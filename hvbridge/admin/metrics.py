@@ -31,8 +31,8 @@ class Metrics(Collector):
     """Makes the metrics of one bridge, in a registry that has no others."""
 
     def __init__(self, control: BridgeControl, stats: Statistics) -> None:
-        self._supervisor = control
-        self._statistics = stats
+        self._control = control
+        self._stats = stats
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
@@ -50,12 +50,23 @@ class Metrics(Collector):
         yield GaugeMetricFamily(
             "hvbridge_start_time_seconds",
             "When the bridge started, in Unix time.",
-            self._statistics.started.timestamp(),
+            self._stats.started.timestamp(),
         )
         reloads = CounterMetricFamily("hvbridge_reloads", "Reloads of the config.", labels=["result"])
-        reloads.add_metric(["ok"], self._statistics.reloads[True])
-        reloads.add_metric(["failed"], self._statistics.reloads[False])
+        reloads.add_metric(["ok"], self._stats.reloads[True])
+        reloads.add_metric(["failed"], self._stats.reloads[False])
         yield reloads
+        losses = self._control.losses()
+        yield CounterMetricFamily(
+            "hvbridge_log_lines_dropped",
+            "Lines that the log has lost: it could not be written, or its reader was too slow.",
+            losses.log_lines,
+        )
+        yield CounterMetricFamily(
+            "hvbridge_event_failures",
+            "Events that could not be logged or counted, by a bug in hvbridge.",
+            losses.events,
+        )
         yield from self._of_forwards()
 
     def _of_forwards(self) -> Iterator[Metric]:
@@ -89,9 +100,9 @@ class Metrics(Collector):
         pauses = CounterMetricFamily(
             "hvbridge_accept_pauses", "Pauses for want of descriptors or memory.", labels=label
         )
-        views = forward_views(self._supervisor, self._statistics, self._supervisor.connections())
+        views = forward_views(self._control, self._stats, self._control.connections())
         for view in views:
-            totals = self._statistics.totals[view.name]
+            totals = self._stats.totals[view.name]
             name = [view.name]
             accepted.add_metric(name, view.accepted)
             live.add_metric(name, view.connections)

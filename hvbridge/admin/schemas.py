@@ -26,6 +26,10 @@ class Status:
     uptime_seconds: float
     ready: bool
     """Whether every listener is bound, and every health check that is asked for passes."""
+    log_lines_dropped: int = 0
+    """Lines that the log has lost: it could not be written, or its reader was too slow."""
+    event_failures: int = 0
+    """Events that could not be logged or counted, by a bug in hvbridge; the log has the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,10 @@ class Snapshot:
     connections: list[ConnectionState]
     """The first 500."""
     uptime_seconds: float
+    log_lines_dropped: int = 0
+    """As in the status."""
+    event_failures: int = 0
+    """As in the status."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +97,15 @@ class Error:
 
 def status(control: BridgeControl, stats: Statistics) -> Status:
     """Return how the bridge is."""
-    return Status(__version__, stats.started, round(stats.uptime, 3), control.is_ready())
+    losses = control.losses()
+    return Status(
+        __version__,
+        stats.started,
+        round(stats.uptime, 3),
+        control.is_ready(),
+        losses.log_lines,
+        losses.events,
+    )
 
 
 def readiness(control: BridgeControl, *, with_reasons: bool) -> Readiness:
@@ -145,7 +161,10 @@ def snapshot(control: BridgeControl, stats: Statistics) -> Snapshot:
     """Return everything that changes, as it is now."""
     connections = control.connections()
     forwards = forward_views(control, stats, connections)
-    return Snapshot(forwards, connections[:MAX_SHOWN], round(stats.uptime, 3))
+    losses = control.losses()
+    return Snapshot(
+        forwards, connections[:MAX_SHOWN], round(stats.uptime, 3), losses.log_lines, losses.events
+    )
 
 
 def encode(value: object) -> bytes:

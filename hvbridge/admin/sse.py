@@ -23,8 +23,8 @@ class Snapshots:
     """Makes the snapshot of the moment once, for all who send it."""
 
     def __init__(self, control: BridgeControl, stats: Statistics) -> None:
-        self._supervisor = control
-        self._statistics = stats
+        self._control = control
+        self._stats = stats
         self._made = float("-inf")
         self._frame = b""
 
@@ -33,7 +33,7 @@ class Snapshots:
         now = trio.current_time()
         if now - self._made >= _SNAPSHOT_INTERVAL:
             self._made = now
-            self._frame = _frame("snapshot", snapshot(self._supervisor, self._statistics))
+            self._frame = _frame("snapshot", snapshot(self._control, self._stats))
         return self._frame
 
 
@@ -46,12 +46,12 @@ class EventStream(Response):
         super().__init__(headers={"X-Accel-Buffering": "no"})  # a reverse proxy must not hold them back
         del self.headers["content-length"]
         self._snapshots = snapshots
-        self._statistics = stats
+        self._stats = stats
         self._stopping = stopping
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the stream. Raises `TooManySubscribersError` before it has begun."""
-        with self._statistics.subscribe() as subscriber:
+        with self._stats.subscribe() as subscriber:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             if scope["method"] != "HEAD":
                 async with trio.open_nursery() as nursery:

@@ -1,10 +1,12 @@
 """What a running bridge tells of itself, and does when asked: `hvbridge.proxy.control.BridgeControl`, carried out."""
 
+from collections.abc import Callable
+
 import trio
 
 from hvbridge.app.forward_set import ForwardSet, RunningForward
 from hvbridge.app.reload import Reloader
-from hvbridge.proxy.control import ConnectionState, ForwardState
+from hvbridge.proxy.control import ConnectionState, ForwardState, Losses
 from hvbridge.proxy.health_check import HealthCheck
 from hvbridge.proxy.record import ConnectionRecord
 from hvbridge.proxy.upstream import UpstreamState
@@ -13,9 +15,12 @@ from hvbridge.proxy.upstream import UpstreamState
 class Control:
     """The control of the forwards that run."""
 
-    def __init__(self, forwards: ForwardSet, reloader: Reloader) -> None:
+    def __init__(
+        self, forwards: ForwardSet, reloader: Reloader, losses: Callable[[], Losses] = lambda: Losses(0, 0)
+    ) -> None:
         self._forwards = forwards
         self._reloader = reloader
+        self._losses = losses
 
     def is_ready(self) -> bool:
         """As `BridgeControl.is_ready`."""
@@ -48,6 +53,10 @@ class Control:
             return False
         self._forwards.server.stop(running.forward)
         return True
+
+    def losses(self) -> Losses:
+        """As `BridgeControl.losses`."""
+        return self._losses()
 
     async def reload(self) -> str:
         """As `BridgeControl.reload`."""

@@ -1,6 +1,6 @@
 """The forwards of a config, and how they become those of another: first what may fail and wait, then the rest."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,6 +16,7 @@ from hvbridge.app.build import (
 from hvbridge.config import Config
 from hvbridge.config import Forward as ForwardSettings
 from hvbridge.proxy.admission import Admission, SharedLimit
+from hvbridge.proxy.background import run_guarded
 from hvbridge.proxy.events import (
     AcceptPaused,
     BoundForward,
@@ -96,7 +97,7 @@ class ForwardSet:
         self._autostart: VmAutostart | None = None
         if network.vms is not None:
             self._autostart = VmAutostart(network.vms, network.vm_of, self._on_vm_change)
-            nursery.start_soon(self._autostart.run)
+            nursery.start_soon(run_guarded, "starting and saving VMs", self._autostart.run)
         self.apply(plan)
 
     async def plan(self, config: Config) -> ReloadPlan:
@@ -210,7 +211,8 @@ class ForwardSet:
         """Begin the health check that the settings ask for; return it, and what ends it."""
         check, scope = build_health_check(settings, self._network, state), trio.CancelScope()
         if check is not None:
-            self._nursery.start_soon(_run_in, scope, check)
+            name = f'the health check of forward "{settings.name}"'
+            self._nursery.start_soon(_run_in, scope, partial(run_guarded, name, check.run))
         return check, scope
 
     # Events.
@@ -225,7 +227,7 @@ class ForwardSet:
     def _on_upstream_change(self, forward: str, error: DialError | None) -> None:
         self._on_event(UpstreamChanged(forward, error))
 
-    def _on_accept_paused(self, forward: str, error: OSError) -> None:
+    def _on_accept_paused(self, forward: str, error: Exception) -> None:
         self._on_event(AcceptPaused(forward, error))
 
     def _on_vm_change(self, vm: str, change: str) -> None:
@@ -238,6 +240,6 @@ async def _bind(network: Network, forwards: Iterable[ForwardSettings]) -> dict[s
     return dict(zip(names, await bind_all(network, wanted), strict=True))
 
 
-async def _run_in(scope: trio.CancelScope, check: HealthCheck) -> None:
+async def _run_in(scope: trio.CancelScope, work: Callable[[], Awaitable[None]]) -> None:
     with scope:
-        await check.run()
+        await work()

@@ -44,6 +44,8 @@ class Reloader:
             config = self._load()
         except ConfigError as error:
             raise ReloadError([str(fault) for fault in error.faults]) from error
+        except ValueError as error:  # as where the admin token can no longer be read
+            raise ReloadError([str(error)]) from error
         running = self._forwards.config
         if changed := [name for name in _FIXED if getattr(config, name) != getattr(running, name)]:
             raise ReloadError([f"[{name}] has changed; that takes a restart" for name in changed])

@@ -30,6 +30,7 @@ from hvbridge.cli.loading import load
 from hvbridge.cli.log_reporter import LogReporter, show_ready
 from hvbridge.cli.log_writer import LineWriter
 from hvbridge.config import Config, ConfigError
+from hvbridge.proxy.background import run_guarded
 from hvbridge.proxy.control import ReloadError
 from hvbridge.proxy.events import BoundForward
 from hvbridge.proxy.server import BindError, Shutdown
@@ -107,7 +108,7 @@ def _run_logged(
         return EXIT_USAGE
     _raise_descriptor_limit()
     reporter = LogReporter(None if log_format == "json" else partial(_show_ready, writer))
-    return trio.run(_run, config, network, options, partial(load, path), reporter)
+    return trio.run(_run, config, network, options, partial(load, path), reporter, writer)
 
 
 class _Text(StringIO):
@@ -131,6 +132,7 @@ async def _run(
     options: Options,
     reload_config: Callable[[], Config],
     reporter: LogReporter,
+    writer: LineWriter,
 ) -> int:
     shutdown = Shutdown(options.grace)
     notifier = sd_notify.Notifier(on_failure=_on_notify_error)
@@ -150,10 +152,16 @@ async def _run(
     code = EXIT_OK
     async with trio.open_nursery() as nursery:
         await nursery.start(_handle_signals, shutdown, wanted)
-        nursery.start_soon(reporter.flush_throttle)
+        nursery.start_soon(run_guarded, "counting suppressed log lines", reporter.flush_throttle)
         try:
             await run_config(
-                config, network, shutdown, reporter.on_event, load=reload_config, on_ready=on_ready
+                config,
+                network,
+                shutdown,
+                reporter.on_event,
+                load=reload_config,
+                on_ready=on_ready,
+                log_lines_dropped=lambda: writer.dropped,
             )
         except BindError as error:
             for message in error.messages:
@@ -195,8 +203,12 @@ async def _reload(
     """Read the config again whenever that is asked for."""
     async for _ in wanting:
         notifier.reloading()
-        with suppress(ReloadError):  # the reporter has told
+        try:
             await control.reload()
+        except ReloadError:
+            pass  # it is logged as an event
+        except Exception as error:  # a bug in a reload must not end what runs
+            logger.exception("reload failed", cause=repr(error))
         notifier.reloaded()
 
 

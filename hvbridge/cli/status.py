@@ -40,6 +40,10 @@ def _print(console: Console, client: AdminClient) -> int:
             f", up {age(bridge.uptime_seconds)}, since {started}",
         )
     )
+    if bridge.log_lines_dropped:
+        console.print(Text(f"the log has lost {bridge.log_lines_dropped} lines", "yellow"))
+    if bridge.event_failures:
+        console.print(Text(f"{bridge.event_failures} events could not be handled; see the log", "yellow"))
     for name, why in unready.items():
         console.print(Text(f"{escaped(name)}: {escaped(why)}"), soft_wrap=True)
     print_forwards(

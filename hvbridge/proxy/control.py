@@ -1,7 +1,4 @@
-"""What the admin endpoint may see of a running bridge, and ask of it.
-
-Owns: that interface. Refuses: how it is done; the composition root has the bridge.
-"""
+"""What may be seen of a running bridge, and asked of it: the interface of the admin endpoint. `app.control` has it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,6 +45,16 @@ class ConnectionState:
     """Bytes so far."""
 
 
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """What a bridge could not tell, since it started; it harms nothing else."""
+
+    log_lines: int
+    """Lines that the log has lost: it could not be written, or its reader was too slow."""
+    events: int
+    """Events that a handler failed on; the log has the first."""
+
+
 class ReloadError(Exception):
     """A new config has faults, and nothing has changed. ``faults`` are sentences for a person."""
 
@@ -73,6 +80,9 @@ class BridgeControl(Protocol):
 
     def drain(self, forward: str) -> bool:
         """Let a forward accept no more connections; False where there is no such forward."""
+
+    def losses(self) -> Losses:
+        """What could not be told."""
 
     async def reload(self) -> str:
         """Read the config again, and return what changed, for a person. Raises `ReloadError`."""

@@ -1,10 +1,14 @@
 """What happens in a running server, as values: one union, and one callable that handles it."""
 
+import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from hvbridge.proxy.record import ConnectionRecord
 from hvbridge.transport.errors import DialError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +45,10 @@ class UpstreamChanged:
 
 @dataclass(frozen=True, slots=True)
 class AcceptPaused:
-    """Accepting pauses, for want of descriptors or memory."""
+    """Accepting pauses: descriptors or memory have run out, or the listener fails."""
 
     forward: str
-    error: OSError
+    error: Exception
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +76,31 @@ class ReloadFailed:
 Event = ConnectionClosed | Ready | UpstreamChanged | AcceptPaused | VmChanged | Reloaded | ReloadFailed
 
 EventHandler = Callable[[Event], None]
-"""Logs an event, counts it, or shows it. Must neither raise nor block."""
+"""Logs an event, counts it, or shows it. Must not block."""
 
 
-def broadcast(*handlers: EventHandler) -> EventHandler:
-    """Return what passes each event on to every one of ``handlers``."""
+class EventBus:
+    """Passes each event on to every handler. Nothing that a handler raises gets any further: it only tells.
 
-    def handle(event: Event) -> None:
-        for handler in handlers:
-            handler(event)
+    ``failures`` counts what handlers have raised; the log is told of the first, and then ever more seldom.
+    """
 
-    return handle
+    def __init__(self, *handlers: EventHandler) -> None:
+        self.failures = 0
+        self._handlers = handlers
+
+    def __call__(self, event: Event) -> None:
+        """Pass ``event`` on."""
+        for handler in self._handlers:
+            try:
+                handler(event)
+            except Exception as error:
+                self._on_failure(event, error)
+
+    def _on_failure(self, event: Event, error: Exception) -> None:
+        self.failures += 1
+        if str(self.failures).strip("0") == "1":  # 1, 10, 100, ...
+            with suppress(Exception):
+                logger.error(
+                    "handling %s failed, %d times so far: %r", type(event).__name__, self.failures, error
+                )

@@ -19,12 +19,12 @@ from hvbridge.proxy.upstream import Dialer
 from hvbridge.proxy.vm_autostart import Lease, no_lease
 from hvbridge.splice import Limits, Reason, Splicer
 from hvbridge.transport.errors import DialError
-from hvbridge.transport.listener import Listener, is_exhausted
+from hvbridge.transport.listener import Listener
 from hvbridge.transport.stream import HandshakeError, SocketStream
 
 _BATCH = 64
 """Connections accepted in one go, before other tasks have their turn."""
-_EXHAUSTED_PAUSE = 0.1
+_PAUSE = 0.1
 """Seconds until a connection may have closed, when descriptors or memory have run out."""
 
 
@@ -47,7 +47,7 @@ class Forward:
 
     ``route`` may be replaced at any time: connections accepted from then on take the new one. ``on_close`` is called
     once for each connection, after it has closed, and must not raise. ``on_accept_paused`` is called once when
-    accepting pauses, for want of descriptors or memory.
+    accepting fails, which is then tried again.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Forward:
         splicer: Splicer,
         *,
         on_close: Callable[[ConnectionRecord], None],
-        on_accept_paused: Callable[[OSError], None] = lambda _: None,
+        on_accept_paused: Callable[[Exception], None] = lambda _: None,
     ) -> None:
         self.name = name
         self.route = route
@@ -83,17 +83,19 @@ class Forward:
         # trio.serve_listeners would take connections one by one, at a third of the speed; its manners are kept.
         is_paused = False
         while True:
-            await listener.wait_acceptable()
-            await self.admission.wait()
             try:
+                await listener.wait_acceptable()
+                await self.admission.wait()
                 clients = listener.accept_nowait(self.admission.available(_BATCH))
-            except OSError as error:
-                if not is_exhausted(error):
-                    raise
+            except trio.ClosedResourceError:
+                raise
+            except (
+                Exception
+            ) as error:  # out of descriptors or memory, or worse: it ends neither this nor others
                 if not is_paused:
                     self._on_accept_paused(error)
                 is_paused = True
-                await trio.sleep(_EXHAUSTED_PAUSE)
+                await trio.sleep(_PAUSE)
                 continue
             is_paused = False
             accepted, route = self._now(), self.route

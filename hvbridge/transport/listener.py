@@ -11,17 +11,6 @@ import trio
 from hvbridge.transport.options import ListenOptions
 from hvbridge.transport.stream import SocketStream
 
-_EXHAUSTED = frozenset(
-    {
-        errno.EMFILE,
-        errno.ENFILE,
-        errno.ENOMEM,
-        errno.ENOBUFS,
-        10024,
-        10055,
-    }  # and Winsock's of the same meaning
-)
-
 # accept() reports these for a connection that was gone, or forbidden, before it was taken; the next may be
 # fine. Resource exhaustion (EMFILE, ENOBUFS …) is not among them: the accept loop waits for that to pass.
 _PEERS_BUSINESS = frozenset(
@@ -170,11 +159,6 @@ async def connect(sock: socket.socket, address: tuple[str | int, int]) -> None:
         code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
             raise OSError(code, os.strerror(code)) from None
-
-
-def is_exhausted(error: OSError) -> bool:
-    """Whether an accept failed for want of something of which there will be more again."""
-    return error.errno in _EXHAUSTED
 
 
 def set_buffers(sock: AnySocket, options: ListenOptions) -> None:

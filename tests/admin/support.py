@@ -15,7 +15,7 @@ from hvbridge.address.endpoint import Endpoint, TcpEndpoint, parse_endpoint
 from hvbridge.admin.app import build_app
 from hvbridge.admin.server import bind, serve
 from hvbridge.admin.stats import Statistics
-from hvbridge.proxy.control import ConnectionState, ForwardState, ReloadError
+from hvbridge.proxy.control import ConnectionState, ForwardState, Losses, ReloadError
 from hvbridge.proxy.record import ConnectionRecord
 from hvbridge.proxy.server import close_all
 from hvbridge.splice import Reason, Transfer
@@ -65,6 +65,9 @@ class Bridge:
 
     def drain(self, forward: str) -> bool:
         return self._do(f"drain {forward}", forward in {state.name for state in self.states})
+
+    def losses(self) -> Losses:
+        return Losses(3, 1)
 
     async def reload(self) -> str:
         await trio.lowlevel.checkpoint()

@@ -17,6 +17,8 @@ Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 TYPES = {
     "hvbridge_build_info": "gauge",
     "hvbridge_start_time_seconds": "gauge",
+    "hvbridge_log_lines_dropped_total": "counter",
+    "hvbridge_event_failures_total": "counter",
     "hvbridge_reloads_total": "counter",
     "hvbridge_connections_total": "counter",
     "hvbridge_connections": "gauge",
@@ -61,6 +63,8 @@ async def test_names_types_and_labels() -> None:
     assert labels == {
         "hvbridge_build_info": {"version"},
         "hvbridge_start_time_seconds": set(),
+        "hvbridge_log_lines_dropped_total": set(),
+        "hvbridge_event_failures_total": set(),
         "hvbridge_reloads_total": {"result"},
         "hvbridge_connections_total": {"forward"},
         "hvbridge_connections": {"forward"},
@@ -131,7 +135,7 @@ async def test_labels_are_bounded() -> None:
     reasons = {labels["reason"] for labels in (dict(key[1]) for key in after) if "reason" in labels}
     assert reasons == {str(reason) for reason in Reason}
     per_forward = len(Reason) + len(DIAL_BUCKETS) + 11
-    assert len(after) <= 4 + 2 * per_forward
+    assert len(after) <= 6 + 2 * per_forward
 
 
 async def test_series_of_removed_forwards_end() -> None:

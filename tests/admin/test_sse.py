@@ -50,7 +50,13 @@ async def test_a_snapshot_every_second(autojump_clock: MockClock) -> None:
     assert [state["id"] for state in first["connections"]] == [7]
     assert [state["id"] for state in last["connections"]] == [8]
     assert last["forwards"][0]["client_to_upstream"] == 4000
-    assert first.keys() == {"forwards", "connections", "uptime_seconds"}
+    assert first.keys() == {
+        "forwards",
+        "connections",
+        "uptime_seconds",
+        "log_lines_dropped",
+        "event_failures",
+    }
     routes = await admin.ask("GET", "/api/v1/forwards")
     assert last["forwards"] == routes.json
 

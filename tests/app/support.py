@@ -78,6 +78,8 @@ class Network:
     """Listens and dials as its test wants, and remembers it."""
 
     vms: None = None
+    fail: bool = False
+    """Whether a dial raises what no dial should."""
     taken: set[str] = field(default_factory=set)
     """Endpoints that cannot be listened on."""
     down: set[str] = field(default_factory=set)
@@ -93,6 +95,8 @@ class Network:
 
     async def dial(self, endpoint: Endpoint, options: DialOptions) -> Stream:
         await trio.lowlevel.checkpoint()
+        if self.fail:
+            raise LookupError("a bug")
         self.dialled.append(str(endpoint))
         if str(endpoint) in self.down:
             raise DialError(endpoint, Cause.REFUSED)

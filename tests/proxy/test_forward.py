@@ -54,7 +54,7 @@ class Listener:
         self.arrival = trio.Event()
         self.accepted = 0
         self.closed = False
-        self.failures: list[OSError] = []
+        self.failures: list[Exception] = []
 
     def connect(self, *clients: Client) -> None:
         self.backlog += clients
@@ -102,7 +102,7 @@ class Stage:
     listener: Listener
     splices: Splices
     records: list[ConnectionRecord]
-    paused: list[OSError]
+    paused: list[Exception]
     nursery: trio.Nursery
 
     async def admit(self, *clients: Client) -> None:
@@ -129,7 +129,7 @@ def stage(nursery: trio.Nursery) -> Callable[..., Stage]:
         splices: Splices | None = None,
     ) -> Stage:
         records: list[ConnectionRecord] = []
-        paused: list[OSError] = []
+        paused: list[Exception] = []
         splices, listener = splices or Splices(), Listener()
         forward = Forward(
             "ssh",
@@ -235,6 +235,18 @@ async def test_exhaustion_pauses_the_listener_and_ends_nothing(
     """Out of descriptors, the listener waits and goes on; it is told once."""
     at_work = stage()
     at_work.listener.failures = [OSError(errno.EMFILE, "too many open files") for _ in range(5)]
+    await at_work.admit(Client())
+    await trio.sleep(1)
+    assert at_work.listener.accepted == 1
+    assert len(at_work.paused) == 1
+
+
+async def test_an_accept_that_fails_otherwise_ends_nothing_either(
+    stage: Callable[..., Stage], autojump_clock: trio.testing.MockClock
+) -> None:
+    """Whatever a listener raises, its forward goes on, and so do the others; it is told once."""
+    at_work = stage()
+    at_work.listener.failures = [OSError(errno.EBADF, "bad"), LookupError("a bug"), RuntimeError("another")]
     await at_work.admit(Client())
     await trio.sleep(1)
     assert at_work.listener.accepted == 1
