@@ -32,7 +32,7 @@ ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 REFERENCE = DOCS / "reference"
 TUTORIAL = DOCS / "tutorial" / "ssh-into-a-vm-without-network.md"
-PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *DOCS.rglob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
 
 _FENCE = re.compile(r"(<!-- faulty -->\n\n)?^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
