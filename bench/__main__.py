@@ -6,7 +6,7 @@ import argparse
 import json
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ if sys.platform != "linux":
 from rich.console import Console
 
 from bench import load, machine, plot, startup, table, uml
+from bench.figures import BEFORE
 from bench.measures import MEASURES, Measure
-from bench.peers import PEERS, Peer
+from bench.peers import PEERS, Peer, before
 from bench.rounds import Run
 
 LANES = {"tcp-unix": "unix", "tcp-tcp": "tcp", "tcp-vsock": "vsock"}  # and the upstream of each
@@ -43,6 +44,11 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--peers", default=",".join(names), help="comma-separated (default: all that are found)"
     )
+    parser.add_argument(
+        "--before",
+        metavar="PYTHON",
+        help="measure another hvbridge too: the one that this interpreter has installed",
+    )
     parser.add_argument("--columns", default="", help=f"comma-separated: {', '.join(COLUMNS)} (default: all)")
     parser.add_argument("--rounds", type=int, help="default: 5; at least 5 for figures to be quoted")
     parser.add_argument("--seconds", type=float, help=f"of each load run (default: {SECONDS})")
@@ -66,7 +72,24 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         for name in getattr(args, option):
             if name not in known:
                 parser.error(f"--{option}: there is no {name!r}; there is {', '.join(known)}")
+    if args.before and before(args.before).find() is None:
+        parser.error(f"--before: {args.before} is no program")
     return args
+
+
+def chosen_peers(args: argparse.Namespace) -> list[Peer]:
+    """Those that were asked for; `before` next to what it is compared with."""
+    first, *others = PEERS
+    peers = [peer for peer in (first, *others) if peer.name in args.peers]
+    if args.before:
+        peers.insert(peers.index(first) + 1 if first in peers else 0, before(args.before))
+    return peers
+
+
+def measured(subjects: Collection[str]) -> list[str]:
+    """The names of the peers among ``subjects``, in the order in which they are shown."""
+    first, *others = (peer.name for peer in PEERS)
+    return [name for name in (first, BEFORE, *others) if name in subjects]
 
 
 def chosen_measures(args: argparse.Namespace) -> list[Measure]:
@@ -87,6 +110,7 @@ def measure_lane(name: str, args: argparse.Namespace, status: Console) -> Lane:
             "--seconds",
             str(args.seconds),
             *(["--columns", ",".join(args.columns)] if args.columns else []),
+            *(["--before", args.before] if args.before else []),
         ]
         status.print("running the lane inside a User-Mode Linux kernel (a minute or two)")
         lane: Lane = uml.run(again, load.build().parent.parent)
@@ -94,9 +118,7 @@ def measure_lane(name: str, args: argparse.Namespace, status: Console) -> Lane:
     kind = LANES[name]
     peers: list[Peer] = []
     missing: dict[str, str] = {}
-    for peer in PEERS:
-        if peer.name not in args.peers:
-            continue
+    for peer in chosen_peers(args):
         if kind not in peer.upstreams:
             missing[peer.name] = "cannot connect AF_VSOCK"
         elif peer.find() is None:
@@ -128,7 +150,7 @@ def show(result: dict[str, Any], console: Console) -> None:
         columns = lane["columns"]
         loaded = [subjects for key, subjects in columns.items() if key != STARTUP]
         seen = {subject for subjects in loaded for subject in subjects}
-        names = [peer.name for peer in PEERS if peer.name in seen]
+        names = measured(seen)
         rounds = max((len(series) for subjects in loaded for series in subjects.values()), default=0)
         load_columns = [column for key, column in COLUMNS.items() if key != STARTUP]
         console.print()
@@ -143,6 +165,8 @@ def show(result: dict[str, Any], console: Console) -> None:
             )
         if columns.get(STARTUP):
             console.print(table.startup(startup.COLUMN, columns[STARTUP], startup.BARE_TRIO))
+        if changes := table.changes(COLUMNS.values(), columns):
+            console.print(changes)
         # The floors stand for TCP to Unix.
         floors = table.floors(COLUMNS, columns) if name == "tcp-unix" else None
         if floors:
@@ -154,7 +178,7 @@ def show(result: dict[str, Any], console: Console) -> None:
 def pages(result: dict[str, Any]) -> Iterator[str]:
     """The medians of every lane in Markdown."""
     for name, lane in result["lanes"].items():
-        names = [peer.name for peer in PEERS if any(peer.name in s for s in lane["columns"].values())]
+        names = measured({name for subjects in lane["columns"].values() for name in subjects})
         shown = [column for key, column in COLUMNS.items() if key != STARTUP]
         yield f"TCP to {SHOWN[LANES[name]]}:\n"
         yield table.markdown(shown, lane["columns"], names)

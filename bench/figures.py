@@ -15,6 +15,7 @@ Series = Sequence[float | None]
 Better = Literal["more", "less"]
 
 OURS = "hvbridge"
+BEFORE = "before"  # another hvbridge, that `--before` puts beside it
 FAST = ("haproxy-copy", "haproxy-splice", "nginx")  # "the best" is the best of these, column by column
 
 

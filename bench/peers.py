@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.addresses import Address
+from bench.figures import BEFORE
 
 OWN_DESCRIPTORS = 200  # what a peer needs apart from connections, generously
 SPLICE_PIPES = 32  # of haproxy: more than there are streams
@@ -82,6 +83,12 @@ def hvbridge(s: Setting) -> list[str]:
     return [s.program, "-m", "hvbridge", "run", config, "--log-level", "warning"]
 
 
+def hvbridge_installed(s: Setting) -> list[str]:
+    """The hvbridge that the interpreter has installed, not the one beside this bench."""
+    python, *rest = hvbridge(s)
+    return [python, "-P", *rest]
+
+
 def plain_trio(s: Setting) -> list[str]:
     """The baseline beside this file."""
     return [s.program, str(Path(__file__).with_name("plain_trio.py")), str(s.port), str(s.upstream)]
@@ -137,6 +144,11 @@ def socket_proxyd(s: Setting) -> list[str]:
     # The listener comes as stdin and has to be descriptor 3; LISTEN_PID has to be the program's own.
     script = 'exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec "$@"'
     return ["/bin/sh", "-c", script, "sh", s.program, f"--connections-max={_connections()}", where]
+
+
+def before(python: str) -> Peer:
+    """Another hvbridge, an older one as a rule, with the interpreter that has it installed."""
+    return Peer(BEFORE, (python,), hvbridge_installed, ANY)
 
 
 PEERS = (

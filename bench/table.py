@@ -9,7 +9,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bench.figures import FLOORS, OURS, Column, Floor, Ratio, Series, against_best, judge, middle, ratio
+from bench.figures import (
+    BEFORE,
+    FLOORS,
+    OURS,
+    Column,
+    Floor,
+    Ratio,
+    Series,
+    against_best,
+    judge,
+    middle,
+    ratio,
+)
 
 NONE = "-"
 
@@ -68,6 +80,19 @@ def startup(column: Column, subjects: Mapping[str, Series], base: str) -> Table:
         label = "hvbridge connect" if name == OURS else name
         table.add_row(label, number(middle(series)), _compared(ratio(series, subjects.get(base, ()), base)))
     return table
+
+
+def changes(columns: Iterable[Column], samples: Mapping[str, Mapping[str, Series]]) -> Table | None:
+    """What has changed since `before`, or None where it was not measured."""
+    table = Table(title="against the hvbridge before", title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("column")
+    table.add_column("now ÷ before (lowest-highest)", justify="right")
+    for column in columns:
+        subjects = samples.get(column.key, {})
+        if one := ratio(subjects.get(OURS, ()), subjects.get(BEFORE, ()), BEFORE):
+            arrow = "↑" if column.better == "more" else "↓"
+            table.add_row(f"{arrow} {column.title}", str(one))
+    return table if table.row_count else None
 
 
 def floors(columns: Mapping[str, Column], samples: Mapping[str, Mapping[str, Series]]) -> Table | None:

@@ -75,6 +75,31 @@ def test_floor_is_met_at_its_limit_and_not_beyond(column: Column, floor: Floor, 
 
 
 @linux_only
+def test_another_hvbridge_can_be_measured_beside_this_one() -> None:
+    """`--before` adds a peer next to ours, whose interpreter takes the hvbridge it has installed."""
+    from bench.__main__ import arguments, chosen_peers
+
+    args = arguments(["--peers", "hvbridge,direct", "--before", sys.executable])
+    peers = chosen_peers(args)
+    assert [peer.name for peer in peers] == ["hvbridge", "before", "direct"]
+    assert peers[1].find() == sys.executable
+    with pytest.raises(SystemExit):
+        arguments(["--before", "/no/such/python"])
+
+
+@linux_only
+def test_what_changed_is_the_ratio_within_each_round() -> None:
+    """The table of changes has the columns that both were measured in, and none without `before`."""
+    from bench import table
+
+    samples = {"up-1": {"hvbridge": [2.0, 0.3], "before": [1.0, 0.1]}, "ping-1-p50": {"hvbridge": [1.0]}}
+    changes = table.changes((SPEED, DELAY), samples)
+    assert changes is not None
+    assert [list(column.cells) for column in changes.columns] == [["↑ up"], ["2.50 (2.00-3.00)"]]
+    assert table.changes((DELAY,), samples) is None
+
+
+@linux_only
 @needs_compiler
 def test_load_goes_through_the_baseline_and_nothing_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
