@@ -1,9 +1,7 @@
 """Moving the bytes of a connection between its client and its upstream, both ways, until both have ended.
 
-Owns: when and how a spliced connection ends, and its account. Refuses: how the streams came to be.
-
-`open_splicer` picks how bytes move: the portable pumps, or on Linux a plane of epoll and splice(2). Both keep the
-same promises and pass the same tests.
+`open_splicer` picks the implementation: portable pumps, or on Linux epoll and splice(2). Both keep the same promises
+and pass the same tests.
 """
 
 import sys
@@ -16,7 +14,7 @@ import trio
 from hvbridge.splice.limits import Limits
 from hvbridge.splice.portable import PortableSplicer
 from hvbridge.splice.result import Reason, Transfer
-from hvbridge.splice.timeouts import Watch
+from hvbridge.splice.timeouts import TimeoutQueue
 from hvbridge.transport.stream import Stream
 
 if sys.platform == "linux":
@@ -29,7 +27,7 @@ class Splicer(Protocol):
     """Moves the bytes of any number of connections."""
 
     async def splice(self, client: Stream, upstream: Stream, limits: Limits, transfer: Transfer) -> None:
-        """Move bytes both ways until the connection has ended, and account for it in ``transfer``.
+        """Move bytes both ways until the connection has ended, and record counts and reason in ``transfer``.
 
         Owns both streams from the call on and closes both, however it ends: cleanly after both directions ended
         cleanly, by `Stream.abort` after a failure, a limit or a cancellation. EOF is passed on, and the other
@@ -45,13 +43,13 @@ async def open_splicer() -> AsyncIterator[Splicer]:
 
     Every `Splicer.splice` must have returned before the block is left.
     """
-    watch = Watch()
+    timeouts = TimeoutQueue()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(watch.run)
+        nursery.start_soon(timeouts.run)
         if sys.platform == "linux":
-            plane = EpollSplicer(watch)
-            nursery.start_soon(plane.run)
-            yield plane
+            splicer = EpollSplicer(timeouts)
+            nursery.start_soon(splicer.run)
+            yield splicer
         else:
-            yield PortableSplicer(watch)
+            yield PortableSplicer(timeouts)
         nursery.cancel_scope.cancel()

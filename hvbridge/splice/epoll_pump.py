@@ -1,146 +1,94 @@
-"""One direction of a splice on Linux: bytes from one descriptor to another, for as long as neither must wait.
+"""Moves the bytes of one direction on Linux, until the source is drained or the destination blocks.
 
-Owns: moving messages, which are copied as they come; large reads it hands on (`bulk`). Refuses: waiting, and
-what the ends mean.
-
-Between two calls of `Pump.move` a pump holds only what its destination would not take: the rest of one read, or
-one pipe. It reads nothing more until that is gone, which is the backpressure.
+Messages are copied as they come; a large read starts a `BulkPump`. A pump that the destination blocks reads no more
+until that has taken what was read before, which is the backpressure.
 """
 
 # ruff: noqa: E402  (the assertion must come first, so that nothing below is type-checked for other systems)
 
 import sys
-from typing import Generic, TypeVar
+from typing import Final
 
 assert sys.platform == "linux"
 
-from os import read, write
+from os import read
 
-from hvbridge.splice.bulk_pump import (
-    BLOCKED,
-    BUDGET,
-    DRAINED,
-    ENDED,
-    FROM,
-    READ_FAILED,
-    UNFINISHED,
-    WRITE_FAILED,
-    Bulk,
-    Shared,
-)
-from hvbridge.splice.close_rules import CLIENT, Pair
+from hvbridge.splice.bulk_pump import BULK_THRESHOLD, BulkPump
+from hvbridge.splice.direction import BUDGET, ConnectionT, Direction, Progress, Shared, write
 from hvbridge.transport.stream import SocketStream
 
-PairT = TypeVar("PairT", bound=Pair)
+READ_SIZE = 64 * 1024
+"""Bytes asked of one read."""
+MESSAGE_SIZE = 4 * 1024
+"""Bytes of a read up to which an answer is to be expected soon."""
 
-_READ = 64 * 1024
-"""Bytes of a read."""
-_MESSAGE = 4 * 1024
-"""Bytes of a read up to which it counts as a message, to which an answer is soon to be expected."""
+_DRAINED: Final = Progress.DRAINED  # a member of an enum takes longer to look up
 
 
-class Pump(Generic[PairT]):
-    """Moves what ``side`` of ``pair`` sends from ``source`` to ``sink``, both non-blocking sockets."""
+class Pump(Direction[ConnectionT]):
+    """Moves the data of one direction."""
 
-    __slots__ = (
-        *("_shared", "_splices", "armed", "blocked", "bulk", "done", "dst", "error", "muted", "pair", "side"),
-        *("sink", "source", "src", "thorough"),
-    )
-    error: OSError
-    """What a read or a write failed with, once `move` has said that it did."""
+    __slots__ = ("_bulk", "blocked", "done")
 
     def __init__(
-        self,
-        pair: PairT,
-        side: int,
-        source: SocketStream,
-        sink: SocketStream,
-        src: int,
-        dst: int,
-        shared: Shared,
+        self, connection: ConnectionT, side: int, source: SocketStream, sink: SocketStream, shared: Shared
     ) -> None:
-        self.pair = pair
-        self.side = side
-        self.source = source
-        self.sink = sink
-        self.src = src
-        self.dst = dst
-        """The descriptors of the two."""
-        self._splices = source.splices_plainly and sink.splices_plainly
-        self.thorough = not self._splices
-        """Whether a read that got less than it asked for leaves open whether there is more."""
-        self._shared = shared
-        self.bulk: Bulk | None = None
-        # The plane's own notes:
+        super().__init__(connection, side, source, sink, shared)
+        self._bulk: BulkPump | None = None
         self.blocked = False
-        self.armed = False
-        self.muted = False
+        """True while the destination has not taken all that was read. `move` again once it has room."""
         self.done = False
+        """True after `stop`."""
 
-    def move(self, now: float) -> int:
-        """Move what can be moved without waiting, and say why no more. `DRAINED` is 0.
-
-        A read that failed is told after everything that came before it has been passed on. A pump that is blocked
-        moves nothing, and says so.
-        """
-        if self.bulk is not None or self.done:
-            return self._move_on(now)
-        # A small message, the most common case by far, is moved right here, for the sake of its cost.
+    def move(self, now: float) -> Progress:
+        """Move bytes until a side would block, ends or fails, or until the budget is exhausted."""
+        if self._bulk is not None or self.done:
+            return self._move_bulk(now)
         moved = 0
         while moved < BUDGET:
             try:
-                data = read(self.src, _READ)
+                data = read(self.src, READ_SIZE)
             except BlockingIOError:
-                return DRAINED
+                return _DRAINED
             except OSError as error:
                 self.error = error
-                return READ_FAILED
+                return Progress.READ_ERROR
             if not data:
-                return ENDED
+                return Progress.EOF
             received = len(data)
-            pair = self.pair
-            pair.active = now
-            if self.side == CLIENT:
-                pair.transfer.client_to_upstream += received
-            else:
-                pair.transfer.upstream_to_client += received
+            self.connection.received(self.side, received, now)
             try:
                 sent = write(self.dst, data)
-            except BlockingIOError:
-                sent = 0
             except OSError as error:
                 self.error = error
-                return WRITE_FAILED
-            if received > _MESSAGE:
-                self._shared.streams = True
-            if sent < received or received >= FROM:
-                assert self.sink.plain is not None
-                self.bulk = Bulk(self.src, self.sink.plain, self._splices, self._shared, data[sent:])
-                return BLOCKED if sent < received else self._move_on(now)
-            if not self.thorough:
-                return DRAINED  # a short read
+                return Progress.WRITE_ERROR
+            if received > MESSAGE_SIZE:
+                self.shared.bulk_seen = True
+            if sent < received or received >= BULK_THRESHOLD:
+                self._bulk = BulkPump(self, data[sent:])
+                if sent == received:
+                    return self._move_bulk(now)
+                self.blocked = True
+                return Progress.BLOCKED
+            if not self.read_until_eagain:
+                return _DRAINED
             moved += received
-        return UNFINISHED
+        return Progress.UNFINISHED
 
     def stop(self) -> None:
-        """Move nothing ever again, and drop what is held."""
+        """Move nothing ever again, and drop what the destination has not taken."""
         self.done = True
         self.blocked = False
-        if self.bulk is not None:
-            self.bulk.drop()
-            self.bulk = None
+        if self._bulk is not None:
+            self._bulk.drop()
+            self._bulk = None
 
-    def _move_on(self, now: float) -> int:
-        """Go on with the bulk, unless it is blocked."""
-        bulk = self.bulk
-        if self.blocked:
-            return BLOCKED
+    def _move_bulk(self, now: float) -> Progress:
+        bulk = self._bulk
         if bulk is None:
-            return DRAINED
-        state = bulk.move(self.pair, self.side, self.thorough, now)
-        if bulk.error is not None:
-            self.error = bulk.error
-        if not bulk.goes_on:
-            self._splices = bulk.splices
-            self.bulk = None
-        return state
+            return _DRAINED
+        progress = bulk.move(now)
+        self.blocked = progress is Progress.BLOCKED
+        if not bulk.active:
+            self._bulk = None
+        return progress

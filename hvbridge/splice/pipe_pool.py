@@ -1,7 +1,6 @@
-"""The pipes through which splice(2) moves bulk: a capped pool, from which a pipe is out only while data moves.
+"""A bounded pool of the pipes through which splice(2) moves bulk data.
 
-Owns: making, sizing and keeping pipes. Refuses: what flows through them; but a pipe that may hold bytes of one
-connection never serves another.
+A pipe that may still hold bytes of one connection is never used for another.
 """
 
 import fcntl
@@ -11,63 +10,63 @@ from contextlib import suppress
 
 assert sys.platform == "linux"
 
-_SIZE = 1024 * 1024
-"""Bytes of a pipe: what several reads may fill before it is emptied. An unprivileged user's pipes hold 64 MiB in all by
-default; what is asked for beyond is refused, and a pipe then keeps the size it was made with."""
+PIPE_SIZE = 1024 * 1024
+"""Bytes of a pipe: room for several reads. By default an unprivileged user's pipes may hold 64 MiB in all; beyond that
+the kernel refuses, and a pipe keeps the size it was made with."""
 
-_MOST = 48
-"""Pipes at once: three quarters of that allowance, as the user may have other programs. Who gets none copies."""
+MAX_PIPES = 48
+"""Pipes in use at once: three quarters of that allowance. Without a pipe, data is copied."""
 
-_SPARE = 16
-"""Pipes kept for the next in need."""
+MAX_SPARE = 16
+"""Unused pipes that are kept open."""
 
 
 class Pipe:
-    """An empty pipe."""
+    """A non-blocking pipe of `PIPE_SIZE` where the kernel allows it."""
 
     __slots__ = ("read", "write")
 
     def __init__(self) -> None:
         self.read, self.write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         with suppress(OSError):
-            fcntl.fcntl(self.write, fcntl.F_SETPIPE_SZ, _SIZE)
+            fcntl.fcntl(self.write, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
 
     def close(self) -> None:
-        """Close both ends, and drop what is between them."""
+        """Close both ends and drop what is between them."""
         os.close(self.read)
         os.close(self.write)
 
 
 class PipePool:
-    """Lends pipes."""
+    """Lends at most `MAX_PIPES` pipes."""
 
     def __init__(self) -> None:
         self._spare: list[Pipe] = []
-        self._lent = 0
+        self.lent = 0
 
-    def take(self) -> Pipe | None:
-        """Lend a pipe, or None when all are out or the process has no descriptors left."""
+    def borrow(self) -> Pipe | None:
+        """Return an empty pipe, or None if all are lent or the process is out of descriptors."""
         if self._spare:
             pipe = self._spare.pop()
-        elif self._lent >= _MOST:
+        elif self.lent >= MAX_PIPES:
             return None
         else:
             try:
                 pipe = Pipe()
             except OSError:
                 return None
-        self._lent += 1
+        self.lent += 1
         return pipe
 
     def give_back(self, pipe: Pipe, *, empty: bool) -> None:
-        """Take ``pipe`` back; it serves again only if ``empty``."""
-        self._lent -= 1
-        if empty and len(self._spare) < _SPARE:
+        """Return a borrowed pipe. It is used again only if ``empty``."""
+        self.lent -= 1
+        if empty and len(self._spare) < MAX_SPARE:
             self._spare.append(pipe)
         else:
             pipe.close()
 
     def close(self) -> None:
-        """Close the pipes that are not lent."""
+        """Close the spare pipes."""
         while self._spare:
             self._spare.pop().close()

@@ -1,8 +1,8 @@
-"""The splice on every system and over every stream: two pumps, each a loop of receive and send.
+"""The splicer for every system and every stream: two pumps per connection, each a loop of receive and send.
 
-Owns: the pumps and their buffers. A pump waits without a buffer wherever its stream can, so that an idle
-connection holds none; it receives only after it has sent, which is the backpressure. A buffer counts as moved
-once all of it is sent, so a limit may cut a connection that takes longer for one than the limit lasts.
+A pump holds a buffer only while data moves, wherever its stream can wait without one. It receives again only after
+everything was sent, which is the backpressure. Activity counts per buffer, so a connection that takes longer for
+one buffer than an idle timeout lasts is reset.
 """
 
 import math
@@ -11,121 +11,120 @@ from contextlib import contextmanager
 
 import trio
 
-from hvbridge.splice.close_rules import CLIENT, UPSTREAM, Pair
+from hvbridge.splice.close_rules import CLIENT, UPSTREAM, CloseState
 from hvbridge.splice.limits import Limits
 from hvbridge.splice.result import Transfer
-from hvbridge.splice.timeouts import Watch
+from hvbridge.splice.timeouts import TimeoutQueue
 from hvbridge.transport.stream import Stream
 
 _BUFFER_SIZE = 128 * 1024
-"""Bytes of a read: what WSL's own Hyper-V relays use; more gains nothing over local sockets."""
+"""Bytes per read: what WSL's own Hyper-V relays use. More gains nothing over local sockets."""
 
-_STEP = 0.1
-"""Seconds of a limited bandwidth that move at once."""
+_BANDWIDTH_STEP = 0.1
+"""Seconds of a limited bandwidth that move in one read."""
 
 _SPARE_BUFFERS = 32
-"""Buffers kept for reuse (4 MiB); more are made while more are in use."""
+"""Unused buffers that are kept (4 MiB)."""
 
 
 class PortableSplicer:
     """Splices streams of any kind."""
 
-    def __init__(self, watch: Watch) -> None:
-        self._watch = watch
-        self._spare: list[memoryview] = []
+    def __init__(self, timeouts: TimeoutQueue) -> None:
+        self._timeouts = timeouts
+        self._spare_buffers: list[memoryview] = []
 
     async def splice(self, client: Stream, upstream: Stream, limits: Limits, transfer: Transfer) -> None:
         """See `hvbridge.splice.Splicer.splice`."""
-        pair = _Pair(limits, transfer, trio.current_time())
+        connection = _Connection(limits, transfer, trio.current_time())
         try:
             async with trio.open_nursery() as nursery:
-                pair.scope = nursery.cancel_scope
-                self._watch.look_after(pair)
-                nursery.start_soon(self._pump, pair, CLIENT, client, upstream)
-                await self._pump(pair, UPSTREAM, upstream, client)
-            if not pair.cut:
+                connection.scope = nursery.cancel_scope
+                self._timeouts.add(connection)
+                nursery.start_soon(self._pump, connection, CLIENT, client, upstream)
+                await self._pump(connection, UPSTREAM, upstream, client)
+            if not connection.reset:
                 try:
                     await client.aclose()
                 finally:
                     await upstream.aclose()
         except BaseExceptionGroup as group:
             _, bugs = group.split(trio.Cancelled)
-            raise _first(bugs or group) from None  # two pumps are no concern of the caller's
+            raise _first(bugs or group) from None  # callers need not know of two pumps
         finally:
             transfer.end = None
-            self._watch.forget(pair)
-            client.abort()  # nothing happens to what is closed
+            self._timeouts.discard(connection)
+            client.abort()  # does nothing if closed
             upstream.abort()
 
-    async def _pump(self, pair: "_Pair", side: int, src: Stream, dst: Stream) -> None:
-        """Move the data of ``side`` until it ends or fails, and tell the pair which."""
+    async def _pump(self, connection: "_Connection", side: int, src: Stream, dst: Stream) -> None:
+        """Move the data of ``side`` until it ends or fails, and report which to ``connection``."""
         try:
-            while await self._move(pair, side, src, dst):
+            while await self._move(connection, side, src, dst):
                 pass
-            if not pair.cut:  # else the end is not a clean one, whatever it looks like
+            if not connection.reset:  # if set, this EOF is not a clean one
                 await _pass_on(None, dst)
-        except _RefusedError as failure:
-            pair.refused(1 - side, failure.cause, trio.current_time())
+        except _WriteError as failure:
+            connection.on_write_error(1 - side, failure.cause, trio.current_time())
         except trio.BrokenResourceError as failure:
-            pair.lost(side, _cause(failure))
+            connection.on_read_error(side, _cause(failure))
         else:
-            pair.ended(side, trio.current_time())
-        self._watch.look_after(pair)  # the half-close timeout counts from now
+            connection.on_eof(side, trio.current_time())
+        self._timeouts.add(connection)  # the half-close timeout counts from now
 
-    async def _move(self, pair: "_Pair", side: int, src: Stream, dst: Stream) -> int:
-        """Move what comes next, and return how much it was."""
+    async def _move(self, connection: "_Connection", side: int, src: Stream, dst: Stream) -> int:
+        """Move one buffer, and return how many bytes it held."""
         await src.wait_receive_might_not_block()
         with self._buffer() as buffer:
-            received = await src.receive_into(buffer[: pair.reach])
+            received = await src.receive_into(buffer[: connection.read_size])
             if received:
-                pair.received(side, received, trio.current_time())
+                connection.received(side, received, trio.current_time())
                 await _pass_on(buffer[:received], dst)
-                pair.active = trio.current_time()
-        if pair.limits.bandwidth < math.inf:
-            await trio.sleep(received / pair.limits.bandwidth)
+                connection.last_activity = trio.current_time()
+        if connection.limits.bandwidth < math.inf:
+            await trio.sleep(received / connection.limits.bandwidth)
         return received
 
     @contextmanager
     def _buffer(self) -> Iterator[memoryview]:
-        buffer = self._spare.pop() if self._spare else memoryview(bytearray(_BUFFER_SIZE))
+        buffer = self._spare_buffers.pop() if self._spare_buffers else memoryview(bytearray(_BUFFER_SIZE))
         try:
             yield buffer
         finally:
-            if len(self._spare) < _SPARE_BUFFERS:
-                self._spare.append(buffer)
+            if len(self._spare_buffers) < _SPARE_BUFFERS:
+                self._spare_buffers.append(buffer)
 
 
-class _Pair(Pair):
-    """A pair that ends by the cancellation of its pumps."""
+class _Connection(CloseState):
+    """A connection that ends by the cancellation of its pumps."""
 
-    __slots__ = ("reach", "scope")
+    __slots__ = ("read_size", "scope")
     scope: trio.CancelScope
 
     def __init__(self, limits: Limits, transfer: Transfer, now: float) -> None:
         super().__init__(limits, transfer, now)
-        self.reach = math.ceil(min(_BUFFER_SIZE, limits.bandwidth * _STEP))
-        """Bytes of a read."""
+        self.read_size = math.ceil(min(_BUFFER_SIZE, limits.bandwidth * _BANDWIDTH_STEP))
 
     def finish(self) -> None:
         self.scope.cancel()
 
 
-class _RefusedError(Exception):
-    """The side written to takes no more."""
+class _WriteError(Exception):
+    """A write failed, which has other consequences than a failed read."""
 
     def __init__(self, cause: OSError | None) -> None:
         self.cause = cause
 
 
 async def _pass_on(data: memoryview | None, dst: Stream) -> None:
-    """Send ``data``, or the end of data."""
+    """Send ``data``, or EOF if it is None."""
     try:
         if data is None:
             await dst.send_eof()
         else:
             await dst.send_all(data)
     except trio.BrokenResourceError as error:
-        raise _RefusedError(_cause(error)) from error
+        raise _WriteError(_cause(error)) from error
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

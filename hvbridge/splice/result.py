@@ -1,4 +1,4 @@
-"""What became of a connection: the account that `splice` keeps and its caller writes into the closing record."""
+"""What a splice did: byte counts, and why the connection ended."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class Reason(StrEnum):
     HALF_CLOSE_TIMEOUT = "half-close timeout"
     """One direction had ended, and no byte went the other way for the half-close timeout."""
     LIFETIME = "lifetime"
-    """The connection reached its greatest age."""
+    """The connection reached its maximum lifetime."""
     ERROR_ON_CLIENT = "error on client"
     """Another failure of the client's socket, such as a time-out of its keepalive."""
     ERROR_ON_UPSTREAM = "error on upstream"
@@ -38,7 +38,7 @@ class Reason(StrEnum):
 
 @dataclass(slots=True)
 class Transfer:
-    """The account of one splice. The counters are live: read them at any time.
+    """Byte counts and outcome of one splice. The counters are live: read them at any time.
 
     They count bytes as they are received from the side that sent them, so after a failure a few may not have
     reached the other side. ``reason`` and ``detail`` (a sentence, or empty) are set once, at the end.
@@ -49,4 +49,4 @@ class Transfer:
     reason: Reason | None = None
     detail: str = ""
     end: Callable[[Reason, str], None] | None = None
-    """While the connection is spliced, ends it for such a reason with such a detail; both sides see a reset."""
+    """Ends the connection with a reason and a detail; both sides see a reset. None when it is not being spliced."""

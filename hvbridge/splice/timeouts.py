@@ -1,8 +1,8 @@
-"""Ends the pairs whose limits are over: one task and one heap for all pairs of a splicer.
+"""Ends connections whose limits have passed: one task and one heap for all connections of a splicer.
 
-A moving byte costs nothing here: the pair notes the time, and the watch finds out when it looks, at the moment
-that was due before. So a busy connection is looked at once per timeout, and a connection without limits never.
-Nor does a connection that is over within moments cost much: it is put in order with the others only after that.
+A moving byte costs nothing here. The connection notes the time of its last byte, and the queue compares it when the
+earlier deadline comes. So a busy connection is checked once per timeout, and one without limits never. A connection
+enters the heap only after `FIRST_CHECK` seconds: most short ones are over by then.
 """
 
 import math
@@ -11,83 +11,83 @@ from itertools import count
 
 import trio
 
-from hvbridge.splice.close_rules import Pair
+from hvbridge.splice.close_rules import CloseState
 
-_SOON = 0.1
-"""Seconds until a pair is looked at for the first time, to find out when it is due: many are over by then."""
-_FEW = 1024
-"""Entries of pairs long gone that are not worth sweeping out of the heap."""
+FIRST_CHECK = 0.1
+"""Seconds before a new connection enters the heap."""
+STALE_ENTRIES = 1024
+"""Heap entries of closed connections that are not worth removing yet."""
 
 
-class Watch:
-    """Looks at each pair when its earliest limit may be over."""
+class TimeoutQueue:
+    """Calls `CloseState.check_limits` on each connection when its earliest limit may have passed."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int]] = []
-        """When to look next, and the number of that look."""
-        self._pairs: dict[int, Pair] = {}
-        """The pair of each look; the numbers that are missing are of looks that are needed no more."""
-        self._numbers = count(1)
-        self._fresh: set[Pair] = set()
-        """Those that are to be looked at soon."""
-        self._is_looking_soon = False
+        """Deadline and id of each entry."""
+        self._entries: dict[int, CloseState] = {}
+        """The connection of each entry; ids that are missing are stale."""
+        self._ids = count(1)
+        self._new: set[CloseState] = set()
+        """Connections that are not in the heap yet."""
+        self._wakes_for_new = False
         self._sleep = trio.CancelScope()
 
-    def look_after(self, pair: Pair) -> None:
-        """Watch ``pair`` from now on; to be called again when its next limit may have come nearer."""
-        if pair in self._fresh or pair.over or pair.limits.shortest == math.inf:
+    def add(self, connection: CloseState) -> None:
+        """Watch ``connection``. Call again when its next deadline may have come nearer."""
+        if connection in self._new or connection.over or connection.limits.shortest == math.inf:
             return
-        if pair.limits.shortest <= _SOON:
-            self._place(pair)
+        if connection.limits.shortest <= FIRST_CHECK:
+            self._push(connection)
             return
-        self._fresh.add(pair)
-        if not self._is_looking_soon:
-            self._is_looking_soon = True
-            self._sleep.deadline = min(self._sleep.deadline, trio.current_time() + _SOON)
+        self._new.add(connection)
+        if not self._wakes_for_new:
+            self._wakes_for_new = True
+            self._sleep.deadline = min(self._sleep.deadline, trio.current_time() + FIRST_CHECK)
 
-    def _place(self, pair: Pair) -> None:
-        due = pair.next_due()
-        if due >= pair.due:
+    def discard(self, connection: CloseState) -> None:
+        """Stop watching ``connection``."""
+        self._new.discard(connection)
+        if not connection.entry_id or self._entries.pop(connection.entry_id, None) is None:
             return
-        if pair.look:
-            self.forget(pair)
-        pair.due, pair.look = due, next(self._numbers)
-        self._pairs[pair.look] = pair
-        heappush(self._heap, (due, pair.look))
-        if due < self._sleep.deadline:
-            self._sleep.deadline = due
-
-    def forget(self, pair: Pair) -> None:
-        """Watch ``pair`` no longer."""
-        self._fresh.discard(pair)
-        if not pair.look or self._pairs.pop(pair.look, None) is None:
-            return
-        pair.due = math.inf
-        if len(self._heap) > _FEW + 2 * len(self._pairs):
-            self._heap = [entry for entry in self._heap if entry[1] in self._pairs]
+        connection.next_check = math.inf
+        if len(self._heap) > STALE_ENTRIES + 2 * len(self._entries):
+            self._heap = [entry for entry in self._heap if entry[1] in self._entries]
             heapify(self._heap)
 
     async def run(self) -> None:
-        """Watch until cancelled."""
+        """Check deadlines until cancelled."""
         while True:
             deadline = self._heap[0][0] if self._heap else math.inf
-            self._is_looking_soon = bool(self._fresh)
-            if self._fresh:
-                deadline = min(deadline, trio.current_time() + _SOON)
+            self._wakes_for_new = bool(self._new)
+            if self._new:
+                deadline = min(deadline, trio.current_time() + FIRST_CHECK)
             self._sleep = trio.CancelScope(deadline=deadline)
             with self._sleep:
                 await trio.sleep_forever()
-            self._look(trio.current_time())
+            self._check(trio.current_time())
 
-    def _look(self, now: float) -> None:
-        # Not in `run`, whose locals would keep the last pair until the next look.
-        fresh, self._fresh = self._fresh, set()
-        for pair in fresh:
-            self._place(pair)
+    def _check(self, now: float) -> None:
+        # Not inlined in `run`: its locals would keep the last connection alive until the next deadline.
+        new, self._new = self._new, set()
+        for connection in new:
+            self._push(connection)
         while self._heap and self._heap[0][0] <= now:
-            _, number = heappop(self._heap)
-            looked_at = self._pairs.pop(number, None)
-            if looked_at is not None:
-                looked_at.due = math.inf
-                if not looked_at.overdue(now):
-                    self._place(looked_at)
+            _, entry_id = heappop(self._heap)
+            due = self._entries.pop(entry_id, None)
+            if due is not None:
+                due.next_check = math.inf
+                if not due.check_limits(now):
+                    self._push(due)
+
+    def _push(self, connection: CloseState) -> None:
+        deadline = connection.next_deadline()
+        if deadline >= connection.next_check:
+            return
+        if connection.entry_id:
+            self.discard(connection)
+        connection.next_check, connection.entry_id = deadline, next(self._ids)
+        self._entries[connection.entry_id] = connection
+        heappush(self._heap, (deadline, connection.entry_id))
+        if deadline < self._sleep.deadline:
+            self._sleep.deadline = deadline

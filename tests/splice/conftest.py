@@ -11,26 +11,26 @@ import trio
 
 from hvbridge.splice import Limits, Splicer, Transfer
 from hvbridge.splice.portable import PortableSplicer
-from hvbridge.splice.timeouts import Watch
+from hvbridge.splice.timeouts import TimeoutQueue
 from hvbridge.transport.stream import SocketStream
 
-linux_only = pytest.mark.skipif(sys.platform != "linux", reason="the plane stands on epoll and splice(2)")
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="needs epoll and splice(2)")
 
 
-@pytest.fixture(params=["portable", pytest.param("plane", marks=linux_only)])
+@pytest.fixture(params=["portable", pytest.param("epoll", marks=linux_only)])
 async def splicer(request: pytest.FixtureRequest) -> AsyncIterator[Splicer]:
     """Each implementation in turn: what is promised is promised of both."""
-    watch = Watch()
+    timeouts = TimeoutQueue()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(watch.run)
-        if request.param == "plane":
+        nursery.start_soon(timeouts.run)
+        if request.param == "epoll":
             from hvbridge.splice.epoll import EpollSplicer
 
-            plane = EpollSplicer(watch)
-            nursery.start_soon(plane.run)
-            yield plane
+            splicer = EpollSplicer(timeouts)
+            nursery.start_soon(splicer.run)
+            yield splicer
         else:
-            yield PortableSplicer(watch)
+            yield PortableSplicer(timeouts)
         nursery.cancel_scope.cancel()
 
 

@@ -1,8 +1,7 @@
-"""What only the Linux plane does: splice(2) through pipes, and what it does where that cannot be had."""
+"""What only the epoll splicer does: splice(2) through pipes, and what it does where that does not work."""
 
 import errno
 import os
-import select
 import socket
 import sys
 from collections.abc import AsyncIterator
@@ -12,20 +11,27 @@ import trio
 import trio.testing
 
 if sys.platform != "linux":
-    pytest.skip("the plane stands on epoll and splice(2)", allow_module_level=True)
+    pytest.skip("needs epoll and splice(2)", allow_module_level=True)
 
 import fcntl
 import termios
 
-from hvbridge.splice import Limits, Reason, Transfer, open_splicer
-from hvbridge.splice import bulk_pump as bulk
-from hvbridge.splice import epoll_pump as pump
-from hvbridge.splice import pipe_pool as pipes
-from hvbridge.splice.bulk_pump import Shared
-from hvbridge.splice.close_rules import CLIENT, Pair
+from hvbridge.splice import (
+    Limits,
+    Reason,
+    Transfer,
+    bulk_pump,
+    direction,
+    epoll_pump,
+    open_splicer,
+    pipe_pool,
+)
+from hvbridge.splice.bulk_pump import BulkPump
+from hvbridge.splice.close_rules import CLIENT, CloseState
+from hvbridge.splice.direction import BUDGET, Direction, Progress, Shared
 from hvbridge.splice.epoll import EpollSplicer
 from hvbridge.splice.epoll_pump import Pump
-from hvbridge.splice.timeouts import Watch
+from hvbridge.splice.timeouts import TimeoutQueue
 from hvbridge.transport.stream import SocketStream
 
 from .conftest import Bench, expect_reset, read_exactly, read_to_end, tcp_pair, unix_pair
@@ -35,13 +41,13 @@ BLOCK = os.urandom(4 << 20)
 
 @pytest.fixture
 async def splicer() -> AsyncIterator[EpollSplicer]:
-    """The plane alone."""
-    watch = Watch()
+    """The epoll splicer alone."""
+    timeouts = TimeoutQueue()
     async with trio.open_nursery() as nursery:
-        plane = EpollSplicer(watch)
-        nursery.start_soon(watch.run)
-        nursery.start_soon(plane.run)
-        yield plane
+        splicer = EpollSplicer(timeouts)
+        nursery.start_soon(timeouts.run)
+        nursery.start_soon(splicer.run)
+        yield splicer
         nursery.cancel_scope.cancel()
 
 
@@ -81,23 +87,23 @@ def fionread(sock: socket.socket) -> int:
     return int.from_bytes(fcntl.ioctl(sock, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
-async def test_linux_gets_the_plane() -> None:
-    """On Linux, `open_splicer` opens the plane."""
+async def test_linux_gets_the_epoll_splicer() -> None:
+    """On Linux, `open_splicer` opens it."""
     async with open_splicer() as splicer:
         assert isinstance(splicer, EpollSplicer)
 
 
-async def test_real_sockets_go_the_planes_way(bench: Bench) -> None:
-    """A connection of real sockets is the plane's, which knows its descriptors while it lives."""
+async def test_real_sockets_are_registered(bench: Bench) -> None:
+    """A connection of real sockets is registered with epoll while it lives."""
     connection = bench.splice(upstream=unix_pair())
     await connection.client.send_all(b"x")
     await read_exactly(connection.upstream, 1)
-    pumps = bench.splicer._pumps  # type: ignore[attr-defined]
-    assert len(pumps) == 2
+    sockets = bench.splicer._sockets  # type: ignore[attr-defined]
+    assert len(sockets) == 2
     await connection.client.aclose()
     await connection.upstream.aclose()
     await connection.ended.wait()
-    assert not pumps
+    assert not sockets
 
 
 async def test_bulk_goes_through_pipes_and_messages_do_not(
@@ -105,7 +111,7 @@ async def test_bulk_goes_through_pipes_and_messages_do_not(
 ) -> None:
     """Small messages are copied; splice(2) is called only once data is bulky."""
     calls = Calls()
-    monkeypatch.setattr(bulk, "splice", calls)
+    monkeypatch.setattr(bulk_pump, "splice", calls)
     connection = bench.splice()
     for _ in range(10):
         await connection.client.send_all(b"m" * 1000)
@@ -134,49 +140,50 @@ class Script:
         return read
 
 
-def scripted(monkeypatch: pytest.MonkeyPatch, *reads: int | OSError) -> tuple[list[str], list[int]]:
-    """Let a pump of bulk move until it is drained or at its end; return its calls, and what each move said."""
+def scripted(monkeypatch: pytest.MonkeyPatch, *reads: int | OSError) -> tuple[list[str], Progress]:
+    """Let a bulk pump move until it is drained or at its end; return its calls, and what it said last."""
     with socket.socket() as one, socket.socket() as other:
         script = Script(one.fileno(), *reads)
-        monkeypatch.setattr(bulk, "splice", script)
+        monkeypatch.setattr(bulk_pump, "splice", script)
         shared = Shared()
-        of_bulk = bulk.Bulk(one.fileno(), other, True, shared, b"")
-        states = [of_bulk.move(Pair(Limits(), Transfer(), 0), CLIENT, False, 1)]
-        while states[-1] == bulk.UNFINISHED:
-            states.append(of_bulk.move(Pair(Limits(), Transfer(), 0), CLIENT, False, 1))
+        connection = CloseState(Limits(), Transfer(), 0)
+        way = Direction(connection, CLIENT, SocketStream(one), SocketStream(other), shared)
+        pump = BulkPump(way, b"")
+        while (progress := pump.move(1)) is Progress.UNFINISHED:
+            pass
         shared.pipes.close()
-    return script.calls, states
+    return script.calls, progress
 
 
 async def test_large_reads_fill_the_pipe_before_it_is_emptied(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a large read another is tried first; a small one is passed on at once."""
-    calls, states = scripted(monkeypatch, 200_000, 200_000, BlockingIOError(), 9_000, BlockingIOError())
+    calls, progress = scripted(monkeypatch, 200_000, 200_000, BlockingIOError(), 9_000, BlockingIOError())
     assert calls == ["read 200000", "read 200000", "write 400000", "read 9000", "write 9000"]
-    assert states == [bulk.DRAINED]
+    assert progress is Progress.DRAINED
 
 
-@pytest.mark.parametrize("budget", [1, bulk.BUDGET])
+@pytest.mark.parametrize("budget", [1, BUDGET])
 async def test_what_came_before_a_failure_is_passed_on(monkeypatch: pytest.MonkeyPatch, budget: int) -> None:
-    """A read that fails while the pipe is filled is told once the pipe is empty."""
-    monkeypatch.setattr(bulk, "BUDGET", budget)
-    calls, states = scripted(monkeypatch, 200_000, ConnectionResetError(errno.ECONNRESET, "reset"))
+    """A read that fails while the pipe is filled is reported once the pipe is empty."""
+    monkeypatch.setattr(bulk_pump, "BUDGET", budget)
+    calls, progress = scripted(monkeypatch, 200_000, ConnectionResetError(errno.ECONNRESET, "reset"))
     assert calls == ["read 200000", "write 200000"]
-    assert states == [bulk.READ_FAILED]
+    assert progress is Progress.READ_ERROR
 
 
 async def test_an_end_that_is_met_while_the_pipe_is_filled_is_met_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A source that ends after a large read ends its direction once the pipe is empty."""
-    calls, states = scripted(monkeypatch, 200_000, 0, 0)
+    calls, progress = scripted(monkeypatch, 200_000, 0, 0)
     assert calls == ["read 200000", "read 0", "write 200000", "read 0"]
-    assert states == [bulk.ENDED]
+    assert progress is Progress.EOF
 
 
-async def test_a_source_whose_data_is_not_taken_does_not_wake_the_plane_for_each_byte(
+async def test_a_source_whose_data_is_not_taken_does_not_wake_the_splicer_for_each_byte(
     splicer: EpollSplicer,
 ) -> None:
-    """While a destination is full, what its source goes on to send costs the plane nothing."""
+    """While a destination is full, what its source goes on to send costs the splicer nothing."""
     turns = 0
     turn = splicer._turn
 
@@ -192,7 +199,7 @@ async def test_a_source_whose_data_is_not_taken_does_not_wake_the_plane_for_each
         nursery.start_soon(splicer.splice, SocketStream(near), SocketStream(far), Limits(), Transfer())
         near.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
         blocked = 0
-        while blocked < 3:  # until the plane has read nothing more for a while
+        while blocked < 3:  # until the splicer has read nothing more for a while
             sent = await source.send(b"x" * 100_000)
             await trio.testing.wait_all_tasks_blocked(0.01)
             blocked = blocked + 1 if fionread(near) > sent else 0
@@ -206,34 +213,9 @@ async def test_a_source_whose_data_is_not_taken_does_not_wake_the_plane_for_each
     sink.close()
 
 
-class Waits:
-    """A stand-in for the plane's epoll that counts the waits in which nothing came."""
-
-    def __init__(self, inner: select.epoll) -> None:
-        self.in_vain = 0
-        self._inner = inner
-
-    def poll(self, timeout: float, most: int) -> list[tuple[int, int]]:
-        ready = self._inner.poll(timeout, most)
-        if timeout and not ready:
-            self.in_vain += 1
-        return ready
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._inner, name)
-
-
-async def test_the_plane_does_not_hold_up_the_tasks_that_feed_it(bench: Bench) -> None:
-    """Where the peers are tasks of the same loop, the plane learns soon not to wait for them without trio."""
-    waits = bench.splicer._epoll = Waits(bench.splicer._epoll)  # type: ignore[attr-defined]
-    for _ in range(8):
-        await carry(bench)
-    assert waits.in_vain < 10
-
-
 async def test_without_pipes_bulk_is_copied(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """When every pipe is out, bulk still flows."""
-    monkeypatch.setattr(pipes, "_MOST", 0)
+    monkeypatch.setattr(pipe_pool, "MAX_PIPES", 0)
     await carry(bench)
 
 
@@ -255,14 +237,14 @@ async def test_a_user_over_the_pipe_allowance_keeps_small_pipes(
     def refuse(fd: int, command: int, size: int) -> int:
         raise PermissionError(errno.EPERM, "over the allowance")
 
-    monkeypatch.setattr(pipes.fcntl, "fcntl", refuse)
+    monkeypatch.setattr(pipe_pool.fcntl, "fcntl", refuse)
     await carry(bench)
 
 
 async def test_a_kernel_that_cannot_splice_copies(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where splice(2) from a socket is EINVAL, as for some families, bulk is copied."""
     calls = Calls(errno.EINVAL)
-    monkeypatch.setattr(bulk, "splice", calls)
+    monkeypatch.setattr(bulk_pump, "splice", calls)
     await carry(bench)
     assert calls.count == 2  # once each way
 
@@ -271,7 +253,7 @@ async def test_a_kernel_that_cannot_splice_copies(bench: Bench, monkeypatch: pyt
 async def test_a_family_that_gives_out_packets_is_read_to_the_last(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, packet: int
 ) -> None:
-    """hv_sock gives out one packet a read: a short read leaves the question open, and so the pump reads on."""
+    """hv_sock gives out one packet a read: a short read does not imply EAGAIN, so the pump reads on."""
 
     def a_packet(fd: int, count: int) -> bytes:
         return os.read(fd, packet)
@@ -279,10 +261,10 @@ async def test_a_family_that_gives_out_packets_is_read_to_the_last(
     def a_packet_into(fd: int, buffers: tuple[memoryview]) -> int:
         return os.readv(fd, (buffers[0][:packet],))
 
-    monkeypatch.setattr(bulk, "readv", a_packet_into)
+    monkeypatch.setattr(bulk_pump, "readv", a_packet_into)
 
     monkeypatch.setattr(SocketStream, "splices_plainly", False)
-    monkeypatch.setattr(pump, "read", a_packet)
+    monkeypatch.setattr(epoll_pump, "read", a_packet)
     await carry(bench)
 
 
@@ -296,11 +278,11 @@ async def test_pipes_are_bounded_and_a_dirty_one_is_never_used_again(bench: Benc
         bench.nursery.start_soon(send_until_broken, connection.client)
     await trio.testing.wait_all_tasks_blocked(0.05)
     used = len(os.listdir("/proc/self/fd")) - before - 4 * count  # noqa: PTH208
-    assert 0 < used <= 2 * pipes._MOST
+    assert 0 < used <= 2 * pipe_pool.MAX_PIPES
     for connection in connections:
         connection.scope.cancel()
         await connection.ended.wait()
-    assert pool._lent == 0
+    assert pool.lent == 0
     for spare in pool._spare:
         with pytest.raises(BlockingIOError):
             os.read(spare.read, 1)
@@ -328,7 +310,7 @@ async def test_a_reset_ends_a_connection_whose_other_side_is_stalled(bench: Benc
 
 
 async def test_a_stream_without_a_descriptor_goes_the_portable_way(bench: Bench) -> None:
-    """A pair in which one side is no real socket is spliced all the same."""
+    """A connection in which one side is no real socket is spliced all the same."""
 
     class Fake(trio.socket.SocketType):
         """A socket of a custom factory: it has no descriptor."""
@@ -376,20 +358,20 @@ async def test_a_stream_without_a_descriptor_goes_the_portable_way(bench: Bench)
 
 
 class Packets(SocketStream):
-    """A stream of a family whose short reads leave open whether there is more."""
+    """A stream of a family in which a short read does not imply EAGAIN."""
 
     splices_plainly = False
 
 
-async def test_small_packets_without_end_give_way_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A turn is bounded also where a read never tells that there is no more."""
-    monkeypatch.setattr(pump, "read", lambda fd, count: b"x" * 1000)
-    monkeypatch.setattr(pump, "write", lambda fd, data: len(data))
+async def test_small_packets_without_end_respect_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A turn is bounded also where no read ever drains the source."""
+    monkeypatch.setattr(epoll_pump, "read", lambda fd, count: b"x" * 1000)
+    monkeypatch.setattr(epoll_pump, "write", lambda fd, data: len(data))
     with socket.socket() as one, socket.socket() as other:
-        pair = Pair(Limits(), Transfer(), 0)
-        endless = Pump(pair, CLIENT, Packets(one), Packets(other), one.fileno(), other.fileno(), Shared())
-        assert endless.move(1) == bulk.UNFINISHED
-    assert pair.transfer.client_to_upstream == pytest.approx(bulk.BUDGET, abs=1000)
+        connection = CloseState(Limits(), Transfer(), 0)
+        endless = Pump(connection, CLIENT, Packets(one), Packets(other), Shared())
+        assert endless.move(1) is Progress.UNFINISHED
+    assert connection.transfer.client_to_upstream == pytest.approx(BUDGET, abs=1000)
 
 
 async def test_passing_on_what_was_held_is_activity(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -401,21 +383,19 @@ async def test_passing_on_what_was_held_is_activity(monkeypatch: pytest.MonkeyPa
             raise BlockingIOError
         return min(room, len(data))
 
-    monkeypatch.setattr(pump, "read", lambda fd, count: b"x" * 1000)
-    for module in (pump, bulk):
-        monkeypatch.setattr(module, "write", write)
+    monkeypatch.setattr(epoll_pump, "read", lambda fd, count: b"x" * 1000)
+    monkeypatch.setattr(direction.os, "write", write)
     with socket.socket() as one, socket.socket() as other:
-        pair = Pair(Limits(), Transfer(), 0)
-        source, sink = SocketStream(one), SocketStream(other)
-        slow = Pump(pair, CLIENT, source, sink, one.fileno(), other.fileno(), Shared())
-        assert slow.move(1) == bulk.BLOCKED
+        connection = CloseState(Limits(), Transfer(), 0)
+        slow = Pump(connection, CLIENT, SocketStream(one), SocketStream(other), Shared())
+        assert slow.move(1) is Progress.BLOCKED
         room = 10
-        assert slow.move(2) == bulk.BLOCKED
-    assert pair.active == 2
-    assert pair.transfer.client_to_upstream == 1000
+        assert slow.move(2) is Progress.BLOCKED
+    assert connection.last_activity == 2
+    assert connection.transfer.client_to_upstream == 1000
 
 
 async def test_a_turn_is_bounded(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pump that could go on for ever gives way: it is done for this turn, and goes on in the next."""
-    monkeypatch.setattr(bulk, "BUDGET", 100_000)
+    """A pump whose budget is exhausted goes on in the next turn."""
+    monkeypatch.setattr(bulk_pump, "BUDGET", 100_000)
     await carry(bench, through="tcp")

@@ -1,4 +1,4 @@
-"""Limits to the moment, in virtual time: over memory streams, which only the portable pumps can splice."""
+"""Limits to the moment, in virtual time: over memory streams, which only the portable splicer takes."""
 
 import errno
 import math
@@ -9,9 +9,9 @@ import trio
 import trio.testing
 
 from hvbridge.splice import Limits, Reason, Transfer
-from hvbridge.splice.close_rules import CLIENT, UPSTREAM, Pair
+from hvbridge.splice.close_rules import CLIENT, UPSTREAM, CloseState
 from hvbridge.splice.portable import PortableSplicer
-from hvbridge.splice.timeouts import Watch
+from hvbridge.splice.timeouts import TimeoutQueue
 from hvbridge.transport.stream import Stream
 
 Clock = trio.testing.MockClock
@@ -62,10 +62,10 @@ class Rig:
     async def run(self, limits: Limits) -> float:
         """Splice, and return how long it took."""
         began = trio.current_time()
-        watch = Watch()
+        timeouts = TimeoutQueue()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(watch.run)
-            await PortableSplicer(watch).splice(*self.streams, limits, self.transfer)
+            nursery.start_soon(timeouts.run)
+            await PortableSplicer(timeouts).splice(*self.streams, limits, self.transfer)
             nursery.cancel_scope.cancel()
         return trio.current_time() - began
 
@@ -139,7 +139,7 @@ async def say_until_broken(stream: trio.StapledStream) -> None:
 async def test_half_close_timeout_counts_from_the_last_byte_after_the_half_close(
     rig: Rig, autojump_clock: Clock
 ) -> None:
-    """A rest that goes on sending lives; one that falls silent is cut after the timeout."""
+    """A rest that goes on sending lives; one that falls silent is reset after the timeout."""
     start = trio.current_time()
 
     async def half_close() -> None:
@@ -185,11 +185,11 @@ async def test_an_end_after_a_reset_is_not_passed_on(rig: Rig, autojump_clock: C
     assert rig.transfer.reason is Reason.RESET_BY_UPSTREAM
 
 
-# The watch.
+# The queue of timeouts.
 
 
-class Probe(Pair):
-    """A pair that only notes its end."""
+class Probe(CloseState):
+    """A connection that only notes its end."""
 
     __slots__ = ("ended_at",)
 
@@ -199,29 +199,31 @@ class Probe(Pair):
 
 
 @pytest.fixture
-async def watch(autojump_clock: Clock) -> AsyncIterator[Watch]:
-    """A running watch in virtual time."""
-    watch = Watch()
+async def timeouts(autojump_clock: Clock) -> AsyncIterator[TimeoutQueue]:
+    """A running queue in virtual time."""
+    timeouts = TimeoutQueue()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(watch.run)
-        yield watch
+        nursery.start_soon(timeouts.run)
+        yield timeouts
         nursery.cancel_scope.cancel()
 
 
-async def test_each_pair_ends_at_its_own_time(watch: Watch, autojump_clock: Clock) -> None:
-    """Pairs end when they are due, in whatever order they came."""
+async def test_each_connection_ends_at_its_own_time(timeouts: TimeoutQueue, autojump_clock: Clock) -> None:
+    """Connections end when they are due, in whatever order they came."""
     start = trio.current_time()
     probes = [Probe(Limits(idle_timeout=seconds), Transfer(), start) for seconds in (30, 10, 20)]
     for probe in probes:
-        watch.look_after(probe)
+        timeouts.add(probe)
     await trio.sleep(40)
     assert [probe.ended_at - start for probe in probes] == pytest.approx([30, 10, 20])
 
 
-async def test_activity_between_two_looks_puts_the_end_off(watch: Watch, autojump_clock: Clock) -> None:
-    """The watch looks when a pair was due, finds that bytes have moved, and looks again later."""
+async def test_activity_between_two_checks_postpones_the_end(
+    timeouts: TimeoutQueue, autojump_clock: Clock
+) -> None:
+    """A connection whose bytes have moved since is checked again at its new deadline."""
     probe = Probe(Limits(idle_timeout=10), Transfer(), trio.current_time())
-    watch.look_after(probe)
+    timeouts.add(probe)
     await trio.sleep(7)
     probe.received(CLIENT, 1, trio.current_time())
     await trio.sleep(9)
@@ -230,49 +232,53 @@ async def test_activity_between_two_looks_puts_the_end_off(watch: Watch, autojum
     assert probe.over
 
 
-async def test_a_forgotten_pair_never_ends(watch: Watch, autojump_clock: Clock) -> None:
-    """A pair that ended by itself is left alone."""
+async def test_a_discarded_connection_never_ends(timeouts: TimeoutQueue, autojump_clock: Clock) -> None:
+    """A connection that ended by itself is left alone."""
     probe = Probe(Limits(idle_timeout=10), Transfer(), trio.current_time())
-    watch.look_after(probe)
-    watch.forget(probe)
+    timeouts.add(probe)
+    timeouts.discard(probe)
     await trio.sleep(20)
     assert not probe.over
 
 
-async def test_the_watch_keeps_no_entries_of_dead_pairs(watch: Watch, autojump_clock: Clock) -> None:
+async def test_the_queue_keeps_few_entries_of_closed_connections(
+    timeouts: TimeoutQueue, autojump_clock: Clock
+) -> None:
     """A long timeout does not keep what is long gone."""
     most = 0
     for _ in range(100):
         probes = [Probe(Limits(max_lifetime=24 * 3600), Transfer(), trio.current_time()) for _ in range(100)]
         for probe in probes:
-            watch.look_after(probe)
+            timeouts.add(probe)
         await trio.sleep(1)
         for probe in probes:
-            watch.forget(probe)
-        most = max(most, len(watch._heap))
+            timeouts.discard(probe)
+        most = max(most, len(timeouts._heap))
     assert 1_000 < most < 2_100
 
 
-async def test_a_short_connection_costs_the_watch_nothing(watch: Watch, autojump_clock: Clock) -> None:
-    """A pair that is over within moments is never put in order with the others, and one that lives on is."""
+async def test_a_short_connection_never_enters_the_heap(
+    timeouts: TimeoutQueue, autojump_clock: Clock
+) -> None:
+    """A connection that is over within moments is never put in the heap, and one that lives on is."""
     brief, lasting = (Probe(Limits(max_lifetime=60), Transfer(), trio.current_time()) for _ in range(2))
     for probe in (brief, lasting):
-        watch.look_after(probe)
+        timeouts.add(probe)
     await trio.sleep(0.01)
-    watch.forget(brief)
+    timeouts.discard(brief)
     await trio.sleep(1)
-    assert len(watch._heap) == 1
+    assert len(timeouts._heap) == 1
     await trio.sleep(60)
     assert lasting.over
     assert not brief.over
 
 
-async def test_the_shortest_limits_are_kept_to(watch: Watch, autojump_clock: Clock) -> None:
-    """Limits of milliseconds end a pair in time, too, also where another pair lives long."""
+async def test_the_shortest_limits_are_kept_to(timeouts: TimeoutQueue, autojump_clock: Clock) -> None:
+    """Limits of milliseconds are kept, also where another connection lives long."""
     start = trio.current_time()
     long, short = (Probe(Limits(idle_timeout=seconds), Transfer(), start) for seconds in (60, 0.02))
-    watch.look_after(long)
-    watch.look_after(short)
+    timeouts.add(long)
+    timeouts.add(short)
     await trio.sleep(1)
     assert short.ended_at - start == pytest.approx(0.02)
 
@@ -280,60 +286,60 @@ async def test_the_shortest_limits_are_kept_to(watch: Watch, autojump_clock: Clo
 # The rules of ending, without any I/O.
 
 
-def pair() -> Probe:
+def open_connection() -> Probe:
     return Probe(Limits(), Transfer(), 0)
 
 
 async def test_what_happens_after_the_end_changes_nothing() -> None:
     """The first failure is the reason; what follows from it is not."""
-    probe = pair()
-    probe.lost(UPSTREAM, ConnectionResetError(errno.ECONNRESET, "reset"))
-    ended = probe.transfer.reason, probe.transfer.detail, probe.cut
-    probe.lost(CLIENT, OSError(5, "I/O"))
-    probe.refused(CLIENT, BrokenPipeError(32, "pipe"), 2)
-    probe.ended(CLIENT, 2)
-    assert ended == (probe.transfer.reason, probe.transfer.detail, probe.cut)
+    probe = open_connection()
+    probe.on_read_error(UPSTREAM, ConnectionResetError(errno.ECONNRESET, "reset"))
+    ended = probe.transfer.reason, probe.transfer.detail, probe.reset
+    probe.on_read_error(CLIENT, OSError(5, "I/O"))
+    probe.on_write_error(CLIENT, BrokenPipeError(32, "pipe"), 2)
+    probe.on_eof(CLIENT, 2)
+    assert ended == (probe.transfer.reason, probe.transfer.detail, probe.reset)
     assert probe.transfer.reason is Reason.RESET_BY_UPSTREAM
-    assert probe.cut
+    assert probe.reset
 
 
 @pytest.mark.parametrize(
     "error", [BrokenPipeError(32, "pipe"), ConnectionResetError(errno.ECONNRESET, "reset")]
 )
-async def test_a_refusal_after_the_whole_answer_closes_rather_than_cuts(error: OSError) -> None:
+async def test_a_refusal_after_the_whole_answer_closes_rather_than_resets(error: OSError) -> None:
     """A reset would destroy the part of the answer that the kernel still holds."""
-    probe = pair()
-    probe.ended(UPSTREAM, 1)
-    probe.refused(UPSTREAM, error, 2)
+    probe = open_connection()
+    probe.on_eof(UPSTREAM, 1)
+    probe.on_write_error(UPSTREAM, error, 2)
     assert probe.over
-    assert not probe.cut
+    assert not probe.reset
     assert probe.transfer.reason is Reason.RESET_BY_UPSTREAM
 
 
 @pytest.mark.parametrize(
-    ("error", "cut"),
+    ("error", "reset"),
     [(BrokenPipeError(32, "pipe"), False), (ConnectionResetError(errno.ECONNRESET, "r"), True)],
 )
-async def test_a_refusal_amid_the_answer_waits_for_its_end(error: OSError, cut: bool) -> None:
+async def test_a_refusal_amid_the_answer_waits_for_its_end(error: OSError, reset: bool) -> None:
     """After EPIPE the end of the answer is a true one; after ECONNRESET it only looks like one."""
-    probe = pair()
-    probe.refused(UPSTREAM, error, 1)
+    probe = open_connection()
+    probe.on_write_error(UPSTREAM, error, 1)
     assert not probe.over
     assert probe.half_closed
-    probe.ended(UPSTREAM, 2)
+    probe.on_eof(UPSTREAM, 2)
     assert probe.over
-    assert probe.cut is cut
+    assert probe.reset is reset
     assert probe.transfer.reason is Reason.RESET_BY_UPSTREAM
 
 
 async def test_a_stream_that_tells_no_error_counts_as_reset() -> None:
     """A broken stream that is no socket has no error number; its side is blamed with a reset."""
-    probe = pair()
-    probe.lost(CLIENT, None)
+    probe = open_connection()
+    probe.on_read_error(CLIENT, None)
     assert probe.transfer.reason is Reason.RESET_BY_CLIENT
     assert probe.transfer.detail == ""
 
 
 async def test_no_limit_is_never_due() -> None:
-    """Infinite limits need no watch."""
-    assert pair().next_due() == math.inf
+    """Without limits there is no deadline."""
+    assert open_connection().next_deadline() == math.inf

@@ -17,7 +17,7 @@ import trio.testing
 from hvbridge.address.endpoint import SystemdEndpoint, parse_endpoint
 from hvbridge.splice import Limits, Reason, Splicer, Transfer, open_splicer
 from hvbridge.splice.portable import PortableSplicer
-from hvbridge.splice.timeouts import Watch
+from hvbridge.splice.timeouts import TimeoutQueue
 from hvbridge.transport.errors import Cause, DialError, ListenError
 from hvbridge.transport.listener import Listener
 from hvbridge.transport.network import Network, native_network
@@ -212,10 +212,10 @@ _OpenSplicer = Callable[[], AbstractAsyncContextManager[Splicer]]
 
 @asynccontextmanager
 async def _portable() -> AsyncIterator[Splicer]:
-    watch = Watch()
+    timeouts = TimeoutQueue()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(watch.run)
-        yield PortableSplicer(watch)
+        nursery.start_soon(timeouts.run)
+        yield PortableSplicer(timeouts)
         nursery.cancel_scope.cancel()
 
 
