@@ -46,13 +46,13 @@ def parse_duration(value: object, *, off: bool = False) -> float:
     Raises:
         UnitError: it is none of these, negative, or longer than a year.
     """
-    advice = 'write a number of seconds or a text such as "500ms", "10s", "2m" or "1h"'
+    advice = 'write a number of seconds or a string such as "500ms", "10s", "2m" or "1h"'
     if off:
         advice += ', or "off"'
     if value == "off":
         if off:
             return OFF
-        raise UnitError(f'"off" is no duration here; {advice}')
+        raise UnitError(f'"off" is not allowed here; {advice}')
     if isinstance(value, str):
         match = _DURATION.fullmatch(value)
         if match is None:
@@ -89,14 +89,14 @@ def parse_rate(value: object) -> float:
     Raises:
         UnitError: it is none of these, or 0.
     """
-    advice = 'write a text such as "10/s" or "30/m", or "off"'
+    advice = 'write a string such as "10/s" or "30/m", or "off"'
     if value == "off":
         return OFF
     match = _RATE.fullmatch(value) if isinstance(value, str) else None
     if match is None:
         raise UnitError(f"{shown(value)} is not a rate; {advice}")
     if not int(match[1]):
-        raise UnitError(f"a rate of 0 would let nothing through; {advice}")
+        raise UnitError(f"a rate of 0 would accept no connections; {advice}")
     return int(match[1]) / _SECONDS[match[2]]
 
 
@@ -117,7 +117,7 @@ def parse_bandwidth(value: object) -> float:
     Raises:
         UnitError: it is none of these, or less than `MIN_BANDWIDTH`.
     """
-    advice = 'write a text such as "512KiB/s" or "10MiB/s", or "off"'
+    advice = 'write a string such as "512KiB/s" or "10MiB/s", or "off"'
     if value == "off":
         return OFF
     if not isinstance(value, str) or not value.endswith("/s"):
@@ -142,7 +142,7 @@ def parse_size(value: object) -> int:
     Raises:
         UnitError: it is none of these, negative, or over `MAX_SIZE`.
     """
-    advice = 'write a whole number of bytes or a text such as "64KiB" or "1MiB"'
+    advice = 'write a whole number of bytes or a string such as "64KiB" or "1MiB"'
     if isinstance(value, str):
         match = _SIZE.fullmatch(value)
         if match is None:

@@ -13,7 +13,7 @@ from hvbridge.hyperv.services import ServiceRegistry, export
 def windows_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[ServiceRegistry]:
     """The services of Windows in its registry, but below a key that a test has to itself: there are none yet."""
     if sys.platform != "win32":
-        pytest.skip("the registry is there on Windows only")
+        pytest.skip("the registry exists only on Windows")
     import winreg
 
     from hvbridge.hyperv.services import windows

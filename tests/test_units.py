@@ -81,7 +81,7 @@ def test_what_is_no_duration_is_told(written: Any, what: str) -> None:
         parse_duration(written)
     assert (
         str(error.value)
-        == f'{what}; write a number of seconds or a text such as "500ms", "10s", "2m" or "1h"'
+        == f'{what}; write a number of seconds or a string such as "500ms", "10s", "2m" or "1h"'
     )
 
 
@@ -89,7 +89,7 @@ def test_off_counts_only_where_it_is_allowed() -> None:
     """`off` is no limit where a setting has that, and a clear error elsewhere."""
     assert parse_duration("off", off=True) == OFF
     assert format_duration(OFF) == "off"
-    with pytest.raises(UnitError, match=r'^"off" is no duration here; write a number of seconds'):
+    with pytest.raises(UnitError, match=r'^"off" is not allowed here; write a number of seconds'):
         parse_duration("off")
     with pytest.raises(UnitError, match=r'or "off"$'):
         parse_duration("of", off=True)
@@ -150,7 +150,7 @@ def test_what_is_no_size_is_told(written: Any, what: str) -> None:
     """The message quotes what was written, and says what to write."""
     with pytest.raises(UnitError) as error:
         parse_size(written)
-    assert str(error.value) == f'{what}; write a whole number of bytes or a text such as "64KiB" or "1MiB"'
+    assert str(error.value) == f'{what}; write a whole number of bytes or a string such as "64KiB" or "1MiB"'
 
 
 @given(st.integers(0, MAX_SIZE))
@@ -196,12 +196,12 @@ def test_bandwidths(text: str, bandwidth: float) -> None:
 @pytest.mark.parametrize("value", ["10", "0/s", "-1/s", "1.5/s", "10/d", 10, True, None, "9" * 99 + "/s"])
 def test_what_is_no_rate_is_said(value: Any) -> None:
     """The message says what to write."""
-    with pytest.raises(UnitError, match="; write a text"):
+    with pytest.raises(UnitError, match="; write a string"):
         parse_rate(value)
 
 
 @pytest.mark.parametrize("value", ["10MiB", "1/s", "/s", "1MB/s", 10, True, None, "9" * 99 + "/s"])
 def test_what_is_no_bandwidth_is_said(value: Any) -> None:
     """The message says what to write."""
-    with pytest.raises(UnitError, match="; write a text"):
+    with pytest.raises(UnitError, match="; write a string"):
         parse_bandwidth(value)

@@ -32,9 +32,9 @@ def parse_source(text: str) -> Source:
         if "host bits set" in str(error):
             right = ipaddress.ip_network(text, strict=False)
             raise ValueError(
-                f"{quote(text)} has bits beyond its prefix; write {right}, or the address alone"
+                f"{quote(text)} has host bits set; write {right}, or the address without a prefix"
             ) from None
-    raise ValueError(f"{quote(text)} is no source of connections; {_FORMS}")
+    raise ValueError(f"{quote(text)} is not a source; {_FORMS}")
 
 
 def source_text(source: Source) -> str:

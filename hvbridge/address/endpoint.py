@@ -166,7 +166,7 @@ def _bare(text: str) -> TcpEndpoint:
         raise EndpointError(f"{quote(text)} has no scheme; write {quote('unix://' + text)}")
     scheme, _, rest = text.partition(":")
     if scheme.lower() in _SCHEMES and not rest.isdigit():
-        raise EndpointError(f"{quote(text)} lacks the // after {scheme}:; write {_SPELLINGS}")
+        raise EndpointError(f"{quote(text)} is missing // after {scheme}:; write {_SPELLINGS}")
     if ":" not in text and "/" in text:
         raise EndpointError(f"{quote(text)} has no scheme; write {quote('hyperv://' + text)}")
     return _tcp(text)
@@ -186,8 +186,8 @@ def _host(text: str, port: int) -> str:
     if text in ("", "*"):
         what = "* is not a host" if text else "the host is missing"
         raise EndpointError(
-            f"{what}; write 127.0.0.1:{port} for this machine alone, "
-            f"or 0.0.0.0:{port} or [::]:{port} for all networks"
+            f"{what}; write 127.0.0.1:{port} for this machine only, "
+            f"or 0.0.0.0:{port} or [::]:{port} for all interfaces"
         )
     if ":" in text or "[" in text:
         match = _IPV6.fullmatch(text)
@@ -214,17 +214,17 @@ def _host(text: str, port: int) -> str:
 def _unix(path: str) -> UnixEndpoint:
     if not path.startswith("/"):
         what = f"{quote(path)} is not an absolute path" if path else "the path is missing"
-        raise EndpointError(f"{what}; write it from the root, with three slashes, as in unix:///run/app.sock")
+        raise EndpointError(f"{what}; write it with three slashes, as in unix:///run/app.sock")
     if path.endswith("/"):
         raise EndpointError(
             f"{quote(path)} is a directory; write the path of a socket, as in unix:///run/app.sock"
         )
     if "\0" in path:
-        raise EndpointError(f"{quote(path)} holds a zero byte, which no path can; leave it out")
+        raise EndpointError(f"{quote(path)} contains a NUL byte, which a path cannot; remove it")
     size = len(path.encode("utf-8", "replace"))
     if size > _MAX_UNIX_PATH:
         raise EndpointError(
-            f"the path has {size} bytes, and a socket address holds {_MAX_UNIX_PATH}; write a shorter path"
+            f"the path is {size} bytes long, but a socket address holds {_MAX_UNIX_PATH}; write a shorter path"
         )
     return UnixEndpoint(path)
 
@@ -277,18 +277,17 @@ def _vm(text: str) -> uuid.UUID | str:
     vm = guid.VM_WILDCARDS.get(text.lower()) or guid.parse_guid(text)
     if vm == guid.BROADCAST:
         raise EndpointError(
-            "broadcast carries no streams, and a Hyper-V socket is a stream; "
-            "write a VM's GUID, or children to listen for all VMs"
+            "broadcast cannot carry a stream; write a VM's GUID, or children to listen for all VMs"
         )
     if vm is not None:
         return vm
     if not text:
         raise EndpointError(f"the VM is missing; write its name or GUID, or {_VM_CHOICES}")
     if _ALMOST_GUID.fullmatch(text):
-        raise EndpointError(f"{quote(text)} is not a whole GUID; {_GUID_FORM}")
+        raise EndpointError(f"{quote(text)} is not a complete GUID; {_GUID_FORM}")
     if not _is_name(text):
         raise EndpointError(
-            f"{quote(text)} is not a VM's name; write the name that Get-VM shows, or the VM's GUID"
+            f"{quote(text)} is not a VM name; write the name that Get-VM shows, or the VM's GUID"
         )
     return text
 
@@ -312,7 +311,7 @@ def parse_service(text: str, services: ServiceNames | None = None) -> Service:
     if not text:
         raise EndpointError(f"the service is missing; write {_SERVICE_CHOICES}")
     if _ALMOST_GUID.fullmatch(text):
-        raise EndpointError(f"{quote(text)} is not a whole GUID; {_GUID_FORM}")
+        raise EndpointError(f"{quote(text)} is not a complete GUID; {_GUID_FORM}")
     registered = [] if services is None or not is_service_name(text) else _registered(text, services)
     try:
         found = find(text, registered)
@@ -322,8 +321,8 @@ def parse_service(text: str, services: ServiceNames | None = None) -> Service:
         return found
     if text.lower() == "rdp":
         raise EndpointError(
-            "Windows has no Hyper-V service for RDP; let hvbridge in the guest listen on a service GUID of "
-            "yours and forward it to tcp://127.0.0.1:3389, or write xrdp for a Linux guest"
+            "Windows has no Hyper-V service for RDP; run hvbridge in the guest to forward a service GUID of "
+            "your own to tcp://127.0.0.1:3389, or write xrdp for a Linux guest"
         )
     names = [name for name, known in guid.WELL_KNOWN_SERVICES.items() if known.forwardable]
     near = nearest(text, [*names, *(service.name for service in registered if is_service_name(service.name))])
@@ -332,7 +331,7 @@ def parse_service(text: str, services: ServiceNames | None = None) -> Service:
     elif not is_service_name(text):
         advice = f"write {_SERVICE_CHOICES}"
     elif services is None:
-        advice = f"write {_SERVICE_CHOICES}; only a Hyper-V host has other names"
+        advice = f"write {_SERVICE_CHOICES}; other names exist only on a Hyper-V host"
     else:
         advice = f"write {_SERVICE_CHOICES}, or register it first: hvbridge services register NAME"
     raise EndpointError(f"{quote(text)} is not a service; {advice}")
@@ -348,7 +347,7 @@ def _registered(name: str, services: ServiceNames) -> list[Service]:
         return services.services()
     except RegistrationError as error:
         raise EndpointError(
-            f"the service {quote(name)} cannot be looked up: {error}; mend that, or write {_SERVICE_CHOICES}"
+            f"the service {quote(name)} cannot be looked up: {error}; fix that, or write {_SERVICE_CHOICES}"
         ) from error
 
 

@@ -32,8 +32,8 @@ def exposure_fault(endpoint: Endpoint) -> str | None:
     if not isinstance(endpoint, TcpEndpoint) or _is_loopback(endpoint.host):
         return None
     return (
-        f"others on the network could connect to {endpoint.host}; write 127.0.0.1 for this machine alone, "
-        "name in allow who may, or add expose = true"
+        f"other machines could connect to {endpoint.host}; write 127.0.0.1 to allow only this machine, "
+        "list the permitted clients in allow, or add expose = true"
     )
 
 
@@ -42,17 +42,17 @@ def source_fault(listen: Endpoint, source: Source) -> str | None:
     match listen:
         case TcpEndpoint():
             fits = isinstance(source, Network)
-            what = "clients of a TCP listener come from networks; write one such as 192.0.2.0/24"
+            what = "clients of a TCP listener are matched by network; write one such as 192.0.2.0/24"
         case VsockEndpoint():
             fits = isinstance(source, int)
-            what = "clients of a vsock listener come from CIDs; write a number"
+            what = "clients of a vsock listener are matched by CID; write a number"
         case HypervEndpoint() | NamedHypervEndpoint():
             fits = isinstance(source, UUID)
-            what = 'clients of a Hyper-V listener come from VMs; write the GUID of one, or "host"'
+            what = 'clients of a Hyper-V listener are matched by VM; write the GUID of one, or "host"'
         case SystemdEndpoint():
             return None  # of which kind its socket is, shows when systemd has passed it
         case _:
-            return "its transport does not tell where clients come from; leave allow out"
+            return "this transport does not identify its clients; remove allow"
     return None if fits else what
 
 
@@ -60,17 +60,17 @@ def connect_fault(endpoint: Endpoint) -> str | None:
     """Say why nothing can connect to ``endpoint``, on any platform."""
     match endpoint:
         case SystemdEndpoint():
-            return "systemd:// is for listeners, which systemd has bound; write the address of the service"
+            return "systemd:// is only for listeners, which systemd binds; write the address of the service"
         case TcpEndpoint(port=0):
-            return "port 0 is for listeners, where the system picks one; write the port of the service"
-        case TcpEndpoint(host="0.0.0.0" | "::"):
-            return f"{endpoint.host} is for listeners; write 127.0.0.1 for this machine"
-        case VsockEndpoint(cid=cid) if cid == VMADDR_CID_ANY:
-            return "any is for listeners; write host, local or the CID of a VM"
-        case HypervEndpoint(vm=vm) if vm in (guid.ANY, guid.CHILDREN):
             return (
-                f"{guid.vm_text(vm)} is for listeners; write the name or GUID of one VM, parent or loopback"
+                "port 0 is only for listeners, where the system picks a port; write the port of the service"
             )
+        case TcpEndpoint(host="0.0.0.0" | "::"):
+            return f"{endpoint.host} is only for listeners; write 127.0.0.1 for this machine"
+        case VsockEndpoint(cid=cid) if cid == VMADDR_CID_ANY:
+            return "any is only for listeners; write host, local or the CID of a VM"
+        case HypervEndpoint(vm=vm) if vm in (guid.ANY, guid.CHILDREN):
+            return f"{guid.vm_text(vm)} is only for listeners; write the name or GUID of one VM, parent or loopback"
     return None
 
 
@@ -79,16 +79,16 @@ def start_fault(connect: Endpoint) -> str | None:
     wildcard = isinstance(connect, HypervEndpoint) and connect.vm in guid.VM_WILDCARDS.values()
     if isinstance(connect, HypervEndpoint | NamedHypervEndpoint) and not wildcard:
         return None
-    return f"{connect} is on no VM that could be started; leave start out, or connect to hyperv://VM/SERVICE"
+    return (
+        f"{connect} is not on a VM that hvbridge could start; remove start, or connect to hyperv://VM/SERVICE"
+    )
 
 
 def loop_fault(listen: Endpoint, connect: Endpoint) -> str | None:
     """Say that a forward would connect to itself."""
     # A partition-relative address means another place at either end.
     if isinstance(connect, TcpEndpoint | UnixEndpoint) and collide(listen, connect):
-        return (
-            "the forward itself listens there, and would connect to itself; write the address of the service"
-        )
+        return "the forward listens on this address and would connect to itself; write the address of the service"
     return None
 
 

@@ -132,9 +132,7 @@ class _Api:
         text = request.path_params["id"]
         is_number = text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS
         if not is_number or not self.control.close(int(text)):
-            raise HTTPException(
-                404, f"there is no open connection {quote(text)}; it may have closed by itself"
-            )
+            raise HTTPException(404, f"there is no open connection {quote(text)}; it may already have closed")
         return Response(status_code=204)
 
     async def list_closings(self, _: Request) -> Response:
@@ -169,13 +167,13 @@ class ErrorBoundary:
         except Exception as error:  # one request's bug must not end the bridge
             logger.exception("admin request failed: %s %s: %r", scope.get("method"), scope.get("path"), error)
             if not has_begun:
-                await json_response(views.Error("a fault of hvbridge; its log tells more"), 500)(
+                await json_response(views.Error("internal error in hvbridge; see its log"), 500)(
                     scope, receive, send
                 )
 
 
 def _no_forward(name: str) -> HTTPException:
-    return HTTPException(404, f"there is no forward {quote(name)}; /api/v1/forwards has the names")
+    return HTTPException(404, f"there is no forward {quote(name)}; see /api/v1/forwards for the names")
 
 
 async def _error_response(_: Request, error: Exception) -> Response:
@@ -185,7 +183,7 @@ async def _error_response(_: Request, error: Exception) -> Response:
 
 
 async def _too_many_response(_: Request, __: Exception) -> Response:
-    why = f"{MAX_SUBSCRIBERS} readers of events are connected already; close one, or read /api/v1/status instead"
+    why = f"{MAX_SUBSCRIBERS} event readers are already connected; close one, or read /api/v1/status instead"
     return json_response(views.Error(why), 503)
 
 

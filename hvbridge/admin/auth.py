@@ -72,28 +72,28 @@ class AuthMiddleware:
     def _refusal(self, method: str, path: str, headers: Headers) -> Response | None:
         hosts = headers.getlist("host")
         if len(hosts) != 1:
-            return _refuse(400, "the request must have one Host header")
+            return _refuse(400, "the request must have exactly one Host header")
         if not self._is_own(hosts[0]):
             return _refuse(
                 421,
-                f"this endpoint is not called {quote(hosts[0])}; call it localhost or by its listen address",
+                f"this endpoint does not answer to {quote(hosts[0])}; use localhost or its listen address",
             )
         is_safe_method = method in _LOOKS
         if not is_safe_method and _is_cross_site(headers, hosts[0]):
-            return _refuse(403, "requests of other sites may change nothing here")
+            return _refuse(403, "cross-site requests may not change anything here")
         if self._token is not None:
             if path in _WITHOUT_TOKEN and is_safe_method:
                 return None
             if not self._is_authorized(headers):
                 return _refuse(
                     401,
-                    "the token is missing or wrong; send what token_file has, as in Authorization: Bearer TOKEN",
+                    "the token is missing or wrong; send the one in token_file, as in Authorization: Bearer TOKEN",
                     {"WWW-Authenticate": "Bearer"},
                 )
         elif not is_safe_method and not self._is_private:
             return _refuse(
                 403,
-                "over TCP, changes need a token; set token_file under [admin], or listen on a Unix socket",
+                "changes over TCP require a token; set token_file under [admin], or listen on a Unix socket",
             )
         return None
 

@@ -42,9 +42,7 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric."""
-        build = GaugeMetricFamily(
-            "hvbridge_build_info", "The version that runs; always 1.", labels=["version"]
-        )
+        build = GaugeMetricFamily("hvbridge_build_info", "The running version; always 1.", labels=["version"])
         build.add_metric([__version__], 1)
         yield build
         yield GaugeMetricFamily(
@@ -72,15 +70,15 @@ class Metrics(Collector):
     def _of_forwards(self) -> Iterator[Metric]:
         label = ["forward"]
         accepted = CounterMetricFamily(
-            "hvbridge_connections", "Connections that came in, also those that were refused.", labels=label
+            "hvbridge_connections", "Connections accepted, including those that were refused.", labels=label
         )
-        live = GaugeMetricFamily("hvbridge_connections", "Connections now.", labels=label)
+        live = GaugeMetricFamily("hvbridge_connections", "Open connections.", labels=label)
         most = GaugeMetricFamily(
-            "hvbridge_max_connections", "Connections that the forward takes at once.", labels=label
+            "hvbridge_max_connections", "The most connections that the forward allows at once.", labels=label
         )
         closed = CounterMetricFamily(
             "hvbridge_connections_closed",
-            "Connections that have closed, by reason.",
+            "Closed connections, by reason.",
             labels=[*label, "reason"],
         )
         moved = CounterMetricFamily(
@@ -88,17 +86,19 @@ class Metrics(Collector):
         )
         dials = HistogramMetricFamily(
             "hvbridge_dial_seconds",
-            "How long reaching the upstream took, waiting included; counted when the connection closes.",
+            "How long it took to reach the upstream, including waiting; counted when the connection closes.",
             labels=label,
         )
         listening = GaugeMetricFamily(
             "hvbridge_listener_up", "1 while the forward listens, 0 while it drains.", labels=label
         )
         upstream = GaugeMetricFamily(
-            "hvbridge_upstream_up", "1 or 0, as the upstream was last reached or not.", labels=label
+            "hvbridge_upstream_up", "1 if the last attempt reached the upstream, 0 if not.", labels=label
         )
         pauses = CounterMetricFamily(
-            "hvbridge_accept_pauses", "Pauses for want of descriptors or memory.", labels=label
+            "hvbridge_accept_pauses",
+            "Times that accepting paused because descriptors or memory ran out.",
+            labels=label,
         )
         views = forward_views(self._control, self._stats, self._control.connections())
         for view in views:

@@ -44,14 +44,15 @@ def document() -> _Json:
         "info": {
             "title": "hvbridge",
             "version": __version__,
-            "description": "Looks at a running bridge, and changes it. Times are ISO 8601 in UTC, sizes are in bytes. "
-            "Where a token is set, all but /livez and / want it. Without one, changes are for the Unix socket only.",
+            "description": "Inspect and control a running bridge. Times are ISO 8601 in UTC, sizes are in bytes. "
+            "If a token is set, all paths but /livez, /readyz and / require it. Without one, only a Unix socket allows "
+            "changes.",
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         "security": [{"token": []}, {}],
         "paths": {
-            "/": {"get": _look("The page to look at.", _text("text/html"), security=[])},
-            "/livez": {"get": _look("Whether the process lives.", _text("text/plain"), security=[])},
+            "/": {"get": _look("The web page.", _text("text/html"), security=[])},
+            "/livez": {"get": _look("Whether the process is alive.", _text("text/plain"), security=[])},
             "/readyz": {
                 "get": _look(
                     "Whether every listener is bound and every health check passes.",
@@ -67,7 +68,7 @@ def document() -> _Json:
             f"{v1}/status": {"get": _look("The bridge as a whole.", _json(views.Status))},
             f"{v1}/forwards": {"get": _look("Every forward, with totals.", _json_list(views.ForwardView))},
             f"{v1}/forwards/{{name}}/drain": {
-                "post": _change("Let a forward stop listening; its connections live on.", [name])
+                "post": _change("Make a forward stop listening; its connections continue.", [name])
             },
             f"{v1}/connections": {
                 "get": _look(
@@ -85,7 +86,7 @@ def document() -> _Json:
             f"{v1}/closings": {"get": _look("The last 200 closings, newest first.", _json_list(Closing))},
             f"{v1}/reload": {
                 "post": {
-                    "summary": "Read the config again.",
+                    "summary": "Reload the config.",
                     "responses": {
                         "200": _response("Done.", _json(views.Reloaded)),
                         "422": _response(
@@ -98,7 +99,7 @@ def document() -> _Json:
             f"{v1}/events": {
                 "get": _look(
                     "Server-sent events: snapshot (a Snapshot, every second), closed (a Closing), upstream (an "
-                    "UpstreamChange). A reader that is slow loses the oldest.",
+                    "UpstreamChange). A slow reader loses the oldest events.",
                     _text("text/event-stream"),
                     {"503": _error("There are too many readers.")},
                 )
@@ -140,7 +141,7 @@ def _change(summary: str, parameters: list[_Json]) -> _Json:
         "parameters": parameters,
         "responses": {
             "204": {"description": "Done."},
-            "404": _error("There is none."),
+            "404": _error("Not found."),
             "default": _error("The request was refused."),
         },
     }

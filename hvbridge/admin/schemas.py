@@ -124,7 +124,7 @@ def _trouble(forward: ForwardState) -> str:
     return (
         f"the upstream is down: {forward.upstream_cause}"
         if forward.upstream_cause
-        else "it has not been checked yet"
+        else "the upstream has not been checked yet"
     )
 
 

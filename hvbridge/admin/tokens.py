@@ -12,7 +12,7 @@ def read_token(file: Path) -> str:
         text = file.read_text(encoding="utf-8")
     except OSError as error:
         raise ValueError(
-            f'the token file "{file}" cannot be read ({error.strerror}); make one that this user may read'
+            f'the token file "{file}" cannot be read ({error.strerror}); give this user read permission'
         ) from error
     except UnicodeDecodeError:
         text = ""
@@ -23,5 +23,7 @@ def checked_token(text: str, where: str) -> str:
     """Return ``text`` without the blanks around it. Raises ValueError where that is no token."""
     token = text.strip()
     if not token or not token.isascii() or not token.isprintable():
-        raise ValueError(f"{where} holds no token; its first line should be one, of ASCII characters")
+        raise ValueError(
+            f"{where} does not contain a valid token; its first line must be one, in printable ASCII"
+        )
     return token

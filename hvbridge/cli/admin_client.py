@@ -1,7 +1,7 @@
-"""What `status`, `top` and `reload` share: asking a running bridge by its admin endpoint.
+"""A client of a running bridge's admin endpoint, for `status`, `top` and `reload`.
 
-Owns: where that endpoint is, the token for it, and a sentence for whatever goes wrong.
-Refuses: the shape of the answers (`admin.views`), and what is shown of them.
+Finds the endpoint and its token, and turns every failure into a message for the user. The shapes of the answers are in
+`admin.schemas`.
 """
 
 import http.client
@@ -31,32 +31,32 @@ from hvbridge.transport.errors import Cause, dial_cause, error_text
 TOKEN_VARIABLE = "HVBRIDGE_ADMIN_TOKEN"  # noqa: S105 - its name, not a token
 
 _TIMEOUT = 5.0
-"""Seconds for an answer about what is: the bridge is on this machine, or near."""
-_TIMEOUT_OF_CHANGE = 60.0
+"""Seconds for a read: the bridge is on this machine, or near."""
+_CHANGE_TIMEOUT = 60.0
 """Seconds for a change, which may wait for names to be resolved and for listeners to be bound."""
 
 _TO_CONNECT = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-"""A listener on every address is reached on this machine's own."""
+"""How to reach a listener on all addresses from this machine."""
 
-_SHAPE_OF_ERROR = TypeAdapter(Error)
+_ERROR_ADAPTER = TypeAdapter(Error)
 
 T = TypeVar("T")
 
 
 class AdminError(Exception):
-    """The bridge could not be asked, or refused; the text is one sentence for the user."""
+    """The bridge could not be queried, or refused the request; the text is a message for the user."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the bridge said to one request."""
+    """The bridge's answer to one request."""
 
     status: int
     body: Any
 
 
 class AdminClient:
-    """Asks one bridge, by a connection for each question: it may be started anew between two of them.
+    """Queries one bridge. Each request has a connection of its own, because the bridge may restart in between.
 
     Every method raises `AdminError`.
     """
@@ -75,15 +75,15 @@ class AdminClient:
         return self.read(list[ForwardView], self.get("/api/v1/forwards"))
 
     def connections(self) -> list[ConnectionState]:
-        """The connections that live."""
+        """The open connections."""
         return self.read(list[ConnectionState], self.get("/api/v1/connections"))
 
     def closings(self) -> list[Closing]:
-        """The connections that closed last, newest first."""
+        """The most recently closed connections, newest first."""
         return self.read(list[Closing], self.get("/api/v1/closings"))
 
     def unready(self) -> Mapping[str, str]:
-        """Why the bridge is not ready, by the names of its forwards; empty when it is."""
+        """Why the bridge is not ready, by forward name; empty when it is ready."""
         answer = self._ask("GET", "/readyz", _TIMEOUT)
         if answer.status == http.client.OK:
             return {}
@@ -92,8 +92,8 @@ class AdminClient:
         return self.read(Readiness, answer.body).forwards
 
     def reload(self) -> str:
-        """Let it read its config again; return what changed. Raises `ReloadError`, too."""
-        answer = self._ask("POST", "/api/v1/reload", _TIMEOUT_OF_CHANGE)
+        """Make the bridge reload its config; return what changed. Also raises `ReloadError`."""
+        answer = self._ask("POST", "/api/v1/reload", _CHANGE_TIMEOUT)
         if answer.status == http.client.UNPROCESSABLE_ENTITY:
             raise ReloadError(self.read(Faults, answer.body).faults)
         if answer.status != http.client.OK:
@@ -101,18 +101,18 @@ class AdminClient:
         return self.read(Reloaded, answer.body).changed
 
     def get(self, path: str) -> Any:
-        """Return what the bridge has at ``path``, as JSON has it."""
+        """Return the JSON document at ``path``."""
         answer = self._ask("GET", path, _TIMEOUT)
         if answer.status != http.client.OK:
             raise self._refusal(answer)
         return answer.body
 
     def read(self, shape: type[T], body: Any) -> T:
-        """Take ``body`` as a ``shape``."""
+        """Validate ``body`` as a ``shape``."""
         try:
             return TypeAdapter(shape).validate_python(body)
         except ValidationError as error:
-            raise self._is_no_hvbridge() from error
+            raise self._not_hvbridge() from error
 
     def _ask(self, method: str, path: str, timeout: float) -> Answer:
         with closing(_connection(self.endpoint, timeout)) as connection:
@@ -125,9 +125,9 @@ class AdminClient:
                 response = connection.getresponse()
                 return Answer(response.status, _json(response.read()))
             except TimeoutError as error:
-                raise AdminError(f"{self.endpoint} gives no answer within {timeout:g} s") from error
+                raise AdminError(f"{self.endpoint} did not answer within {timeout:g} s") from error
             except (http.client.HTTPException, OSError) as error:
-                raise self._is_no_hvbridge() from error
+                raise self._not_hvbridge() from error
 
     def _unreachable(self, error: OSError) -> AdminError:
         cause = Cause.TIMED_OUT if isinstance(error, TimeoutError) else dial_cause(self.endpoint, error)
@@ -135,8 +135,8 @@ class AdminClient:
             cause = Cause.NAME_UNKNOWN
         if cause in (Cause.REFUSED, Cause.NOBODY_LISTENING):
             return AdminError(
-                f"nothing listens on {self.endpoint}; is hvbridge running, and was [admin] in its config "
-                "when it was started?"
+                f"nothing is listening on {self.endpoint}; is hvbridge running, and did its config have [admin] "
+                "when it started?"
             )
         if cause is Cause.NOT_PERMITTED and isinstance(self.endpoint, UnixEndpoint):
             return AdminError(
@@ -145,23 +145,23 @@ class AdminClient:
         return AdminError(f"cannot connect to {self.endpoint}: {cause} ({error_text(error)})")
 
     def _refusal(self, answer: Answer) -> AdminError:
-        """What an answer that is no success means."""
+        """The error that an unsuccessful answer means."""
         if answer.status == http.client.UNAUTHORIZED:
-            said = "does not take this token" if self._has_token else "wants a token"
+            what = "rejected this token" if self._has_token else "requires a token"
             return AdminError(
-                f"{self.endpoint} {said}; give the one that its [admin] token_file holds, by --token-file FILE "
+                f"{self.endpoint} {what}; pass the one in its [admin] token_file with --token-file FILE "
                 f"or {TOKEN_VARIABLE}"
             )
         try:
-            said = _SHAPE_OF_ERROR.validate_python(answer.body).error
+            reason = _ERROR_ADAPTER.validate_python(answer.body).error
         except ValidationError:
-            return self._is_no_hvbridge()
-        return AdminError(f"{self.endpoint} answers: {escaped(said)}")
+            return self._not_hvbridge()
+        return AdminError(f"{self.endpoint} answered: {escaped(reason)}")
 
-    def _is_no_hvbridge(self) -> AdminError:
+    def _not_hvbridge(self) -> AdminError:
         return AdminError(
-            f"what answers on {self.endpoint} is not the admin endpoint of an hvbridge of this version; "
-            "compare with the listen of [admin] in its config"
+            f"the service on {self.endpoint} is not the admin endpoint of this version of hvbridge; "
+            "compare it with listen under [admin] in the config"
         )
 
 
@@ -169,28 +169,28 @@ class AdminClient:
 def with_admin(
     config: Path, admin: str | None, token_file: Path | None, work: Callable[[AdminClient], int]
 ) -> int:
-    """Do ``work`` with the client that a command's options name; return its exit code, or that of what went wrong."""
+    """Call ``work`` with the client that a command's options name; return the exit code."""
     return work(admin_client(config, admin, token_file, os.environ))
 
 
 def admin_client(
     config: Path, admin: str | None, token_file: Path | None, environ: Mapping[str, str]
 ) -> AdminClient:
-    """Return a client for the endpoint ``admin``, or else for the one that the config has.
+    """Return a client for the endpoint ``admin`` or, by default, for the one in the config.
 
-    The token is the one of ``token_file``, else of the environment, else of the config's own file.
+    The token comes from ``token_file``, else from the environment, else from the config's own token file.
 
     Raises:
-        ConfigError: the config was needed, and is faulty.
-        ValueError: no endpoint is named, or none that can be asked, or a token cannot be read.
+        ConfigError: the config is needed and has faults.
+        ValueError: there is no usable endpoint, or a token cannot be read.
     """
     endpoint: Endpoint
     if admin is None:
         settings = load_for_any_machine(config).admin
         if settings is None:
             raise ValueError(
-                f"{config} has no [admin], so its bridge cannot be asked; add [admin] with listen = "
-                '"tcp://127.0.0.1:9180" and start hvbridge again, or write --admin URL'
+                f"{config} has no [admin] table, so its bridge cannot be queried; add [admin] with listen = "
+                '"tcp://127.0.0.1:9180" and restart hvbridge, or pass --admin URL'
             )
         endpoint = settings.listen
         if isinstance(endpoint, TcpEndpoint):
@@ -199,9 +199,9 @@ def admin_client(
     else:
         endpoint, own_token_file = parse_endpoint(admin), None
     if not isinstance(endpoint, TcpEndpoint | UnixEndpoint):
-        raise ValueError(f"{endpoint} is no admin endpoint; write tcp://HOST:PORT or unix:///PATH")
+        raise ValueError(f"{endpoint} is not an admin endpoint; write tcp://HOST:PORT or unix:///PATH")
     if fault := _fault(endpoint):
-        raise ValueError(f"{endpoint} cannot be asked: {fault}")
+        raise ValueError(f"cannot query {endpoint}: {fault}")
     if token_file is not None:
         return AdminClient(endpoint, read_token(token_file))
     if environ.get(TOKEN_VARIABLE):
@@ -211,7 +211,9 @@ def admin_client(
 
 def _fault(endpoint: TcpEndpoint | UnixEndpoint) -> str | None:
     if isinstance(endpoint, UnixEndpoint) and sys.platform == "win32":
-        return "Python has no Unix sockets on Windows; let [admin] listen on tcp://127.0.0.1:9180"
+        return (
+            'Python has no Unix-domain sockets on Windows; set listen = "tcp://127.0.0.1:9180" under [admin]'
+        )
     return connect_fault(endpoint)
 
 
@@ -227,14 +229,14 @@ class _UnixConnection(http.client.HTTPConnection):
         self._path = path
 
     def connect(self) -> None:
-        if sys.platform != "win32":  # where it has been refused
+        if sys.platform != "win32":  # where `_fault` has refused it
             self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             self.sock.settimeout(self.timeout)
             self.sock.connect(self._path)
 
 
 def _json(body: bytes) -> Any:
-    """Return what ``body`` holds; None, which is no answer of any use, when it is not JSON."""
+    """Parse ``body``; None, which no schema accepts, when it is not JSON."""
     try:
         return json.loads(body)
     except (ValueError, RecursionError):

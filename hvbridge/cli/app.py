@@ -1,7 +1,4 @@
-"""Declares the commands, their options and their help.
-
-Owns: names, options and help texts. Refuses: doing anything (the other modules of this package do).
-"""
+"""The commands, their options and their help. Each command's work is in a module of its own."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -19,14 +16,14 @@ app = typer.Typer(
 
 
 class LogFormat(StrEnum):
-    """How a log line looks."""
+    """The format of log lines."""
 
     TEXT = "text"
     JSON = "json"
 
 
 class LogLevel(StrEnum):
-    """The least important line that is still logged."""
+    """The lowest level that is logged."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -35,24 +32,24 @@ class LogLevel(StrEnum):
 
 
 ConfigFile = Annotated[
-    Path, typer.Argument(metavar="CONFIG", help="The TOML file that tells what to forward.")
+    Path, typer.Argument(metavar="CONFIG", help="The TOML file that says what to forward.")
 ]
 OptionalConfigFile = Annotated[
     Path,
-    typer.Argument(metavar="CONFIG", help="The config that has the forwards; hvbridge.toml by default."),
+    typer.Argument(metavar="CONFIG", help="The config with the forwards; hvbridge.toml by default."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a table.")]
 RunningConfig = Annotated[
     Path,
-    typer.Argument(metavar="CONFIG", help="The config whose bridge is asked; hvbridge.toml by default."),
+    typer.Argument(metavar="CONFIG", help="The config of the running bridge; hvbridge.toml by default."),
 ]
 AdminUrl = Annotated[
     str | None,
-    typer.Option("--admin", metavar="URL", help="The admin endpoint to ask, instead of the one in CONFIG."),
+    typer.Option("--admin", metavar="URL", help="The admin endpoint to query, instead of the one in CONFIG."),
 ]
 TokenFile = Annotated[
     Path | None,
-    typer.Option("--token-file", metavar="FILE", help="The file with the token that the endpoint wants."),
+    typer.Option("--token-file", metavar="FILE", help="The file with the endpoint's token."),
 ]
 
 
@@ -65,7 +62,7 @@ def _version(wanted: bool) -> None:
 
 
 class ExportForm(StrEnum):
-    """What a registration is written down as."""
+    """The format of an exported registration."""
 
     REG = "reg"
     POWERSHELL = "powershell"
@@ -79,16 +76,16 @@ class ServiceUser(StrEnum):
     LOCAL_SYSTEM = "LocalSystem"
 
 
-ServiceName = Annotated[str, typer.Option(metavar="NAME", help="What the Windows service is called.")]
+ServiceName = Annotated[str, typer.Option(metavar="NAME", help="The name of the Windows service.")]
 Grace = Annotated[
-    str, typer.Option(metavar="DURATION", help="How long open connections may live on after a stop.")
+    str, typer.Option(metavar="DURATION", help="How long open connections may continue after a stop.")
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Tell what would be done, and do nothing.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")]
 Export = Annotated[
     ExportForm | None,
     typer.Option(
         metavar="reg|powershell",
-        help="Print a .reg file or a PowerShell script that does it, and do nothing.",
+        help="Print a .reg file or a PowerShell script that makes the change, and do nothing else.",
     ),
 ]
 
@@ -107,21 +104,19 @@ def run(
     config: ConfigFile,
     grace: Grace = "10s",
     log_format: Annotated[
-        LogFormat, typer.Option(help="Log lines for people, or one JSON object a line.")
+        LogFormat, typer.Option(help="Readable log lines, or one JSON object per line.")
     ] = LogFormat.TEXT,
-    log_level: Annotated[
-        LogLevel, typer.Option(help="The least important line that is logged.")
-    ] = LogLevel.INFO,
+    log_level: Annotated[LogLevel, typer.Option(help="The lowest level that is logged.")] = LogLevel.INFO,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Read CONFIG again whenever it changes, as at SIGHUP.")
+        bool, typer.Option("--watch", help="Reload CONFIG whenever it changes, as on SIGHUP.")
     ] = False,
     exit_idle: Annotated[
-        str, typer.Option(metavar="DURATION", help="End when nobody has been connected for so long.")
+        str, typer.Option(metavar="DURATION", help="Exit after this long without a connection.")
     ] = "off",
 ) -> None:
-    """Run every forward of CONFIG until Ctrl-C or SIGTERM; SIGHUP reads CONFIG again.
+    """Run every forward in CONFIG until Ctrl-C or SIGTERM; SIGHUP reloads CONFIG.
 
-    A second signal ends at once. Exit codes: 0 drained, 1 runtime failure, 2 bad usage or config.
+    A second signal exits at once. Exit codes: 0 drained, 1 runtime failure, 2 bad usage or config.
     """
     from hvbridge.cli.run import run
 
@@ -148,11 +143,13 @@ def check(config: ConfigFile, as_json: AsJson = False) -> None:
 def doctor(
     config: Annotated[
         Path | None,
-        typer.Argument(metavar="CONFIG", help="The config whose forwards are tried; without it, none are."),
+        typer.Argument(
+            metavar="CONFIG", help="The config whose forwards are checked; without it, only the machine is."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find out what is wrong with this machine, and with CONFIG on it, and say what to do."""
+    """Diagnose this machine, and CONFIG on it, and say what to do."""
     from hvbridge.cli.doctor import doctor
 
     raise typer.Exit(doctor(config, as_json=as_json))
@@ -165,7 +162,7 @@ def status(
     token_file: TokenFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the forwards of the running CONFIG: their upstreams, connections and totals."""
+    """Show the forwards of a running bridge: upstreams, connections and totals."""
     from hvbridge.cli.status import status
 
     raise typer.Exit(status(config, admin=admin, token_file=token_file, as_json=as_json))
@@ -175,7 +172,7 @@ def status(
 def top(
     config: RunningConfig = Path("hvbridge.toml"), admin: AdminUrl = None, token_file: TokenFile = None
 ) -> None:
-    """Watch the running CONFIG in the terminal: throughput, busiest connections, recent closings."""
+    """Watch a running bridge in the terminal: throughput, busiest connections, recent closings."""
     from hvbridge.cli.top import top
 
     raise typer.Exit(top(config, admin=admin, token_file=token_file))
@@ -185,7 +182,7 @@ def top(
 def reload_config(
     config: RunningConfig = Path("hvbridge.toml"), admin: AdminUrl = None, token_file: TokenFile = None
 ) -> None:
-    """Let the running CONFIG be read again, and print what changed."""
+    """Make a running bridge reload its config, and print what changed."""
     from hvbridge.cli.reload import reload
 
     raise typer.Exit(reload(config, admin=admin, token_file=token_file))
@@ -203,7 +200,7 @@ def connect(
         str, typer.Option(metavar="auto|nonblocking|thread", help="How an AF_HYPERV socket connects.")
     ] = "auto",
 ) -> None:
-    """Connect standard input and output to ENDPOINT, as ssh's ProxyCommand wants it.
+    """Connect standard input and output to ENDPOINT, for ssh's ProxyCommand.
 
     ssh -o ProxyCommand="hvbridge connect hyperv://VM/ssh" user@vm
     """
@@ -216,11 +213,14 @@ def connect(
 def ssh_config(
     config: OptionalConfigFile = Path("hvbridge.toml"),
     install: Annotated[
-        bool, typer.Option("--install", help="Write them to ~/.ssh/hvbridge.conf, included by ~/.ssh/config.")
+        bool,
+        typer.Option(
+            "--install", help="Write the blocks to ~/.ssh/hvbridge.conf, and include it in ~/.ssh/config."
+        ),
     ] = False,
     uninstall: Annotated[bool, typer.Option("--uninstall", help="Undo --install.")] = False,
 ) -> None:
-    """Print a Host block of ssh's config for each forward of CONFIG that is for ssh."""
+    """Print an ssh_config Host block for each forward of CONFIG that leads to an SSH server."""
     from hvbridge.cli.ssh_config import ssh_config
 
     raise typer.Exit(ssh_config(config, install=install, uninstall=uninstall))
@@ -232,7 +232,7 @@ def rdp(
     config: OptionalConfigFile = Path("hvbridge.toml"),
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", metavar="FILE", help="Where to write it instead of NAME.rdp."),
+        typer.Option("-o", "--output", metavar="FILE", help="The file to write; NAME.rdp by default."),
     ] = None,
 ) -> None:
     """Write a .rdp file that opens the forward NAME of CONFIG in the Remote Desktop client."""
@@ -251,7 +251,7 @@ def vms(as_json: AsJson = False) -> None:
 
 services = typer.Typer(
     name="services",
-    help="List, register and unregister the services that this host may use.",
+    help="List, register and unregister the services that Hyper-V sockets may use on this host.",
     no_args_is_help=True,
 )
 app.add_typer(services)
@@ -269,14 +269,14 @@ def services_list(as_json: AsJson = False) -> None:
 def services_register(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="NAME", help="What to call the service; ssh and xrdp have ids of their own."),
+        typer.Argument(metavar="NAME", help="The name of the service; ssh and xrdp have well-known ids."),
     ] = None,
     service_id: Annotated[
         str | None,
-        typer.Option("--id", metavar="GUID", help="The id of the service; a fresh one by default."),
+        typer.Option("--id", metavar="GUID", help="The service id; a new random one by default."),
     ] = None,
     port: Annotated[
-        int | None, typer.Option(metavar="N", help="The vsock port of which the service has its id.")
+        int | None, typer.Option(metavar="N", help="The vsock port to derive the service id from.")
     ] = None,
     config: Annotated[
         Path | None,
@@ -285,9 +285,9 @@ def services_register(
     dry_run: DryRun = False,
     export: Export = None,
 ) -> None:
-    """Register the service NAME, or all that a config needs, so that this host may use it.
+    """Register the service NAME, or every service that a config needs, on this host.
 
-    Needs an administrator, once; `hvbridge run` then needs none.
+    Requires an administrator, once; `hvbridge run` does not.
     """
     from hvbridge.cli.services import register, register_config
 
@@ -295,7 +295,7 @@ def services_register(
     if config is not None and (name, service_id, port) == (None, None, None):
         raise typer.Exit(register_config(config, dry_run=dry_run, export=form))
     if config is not None or name is None:
-        raise typer.BadParameter("write either a NAME, with --id or --port if need be, or --from CONFIG")
+        raise typer.BadParameter("write either NAME, optionally with --id or --port, or --from CONFIG")
     raise typer.Exit(register(name, service_id=service_id, port=port, dry_run=dry_run, export=form))
 
 
@@ -305,7 +305,7 @@ def services_unregister(
     dry_run: DryRun = False,
     export: Export = None,
 ) -> None:
-    """Remove a service, so that this host may no longer use it."""
+    """Unregister a service on this host."""
     from hvbridge.cli.services import unregister
 
     raise typer.Exit(unregister(which, dry_run=dry_run, export=None if export is None else export.value))
@@ -313,7 +313,7 @@ def services_unregister(
 
 service = typer.Typer(
     name="service",
-    help="Let Windows run a config as a service, started at boot.",
+    help="Run a config as a Windows service that starts at boot.",
     no_args_is_help=True,
 )
 app.add_typer(service)
@@ -325,13 +325,15 @@ def service_install(
     name: ServiceName = "hvbridge",
     user: Annotated[
         ServiceUser,
-        typer.Option(help="The account that it runs as; virtual is one of its own, with few rights."),
+        typer.Option(
+            help="The account to run as; virtual is an account for this service alone, with few rights."
+        ),
     ] = ServiceUser.VIRTUAL,
     grace: Grace = "10s",
 ) -> None:
-    """Install a Windows service that runs CONFIG from boot on, and again when it has failed.
+    """Install a Windows service that runs CONFIG at boot, and restarts after a failure.
 
-    Needs an administrator. It is not started now: what it says last is how to.
+    Requires an administrator. Does not start the service; the last line of the output says how.
     """
     from hvbridge.cli.service import install
 
@@ -342,7 +344,7 @@ def service_install(
 def service_uninstall(name: ServiceName = "hvbridge") -> None:
     """Drain the Windows service, stop it, and remove it.
 
-    Needs an administrator.
+    Requires an administrator.
     """
     from hvbridge.cli.service import uninstall
 
@@ -351,7 +353,7 @@ def service_uninstall(name: ServiceName = "hvbridge") -> None:
 
 @service.command(name="status")
 def service_status(name: ServiceName = "hvbridge") -> None:
-    """Tell whether the Windows service is installed and running, and as whom."""
+    """Show whether the Windows service is installed and running, and under which account."""
     from hvbridge.cli.service import status
 
     raise typer.Exit(status(name=name))
@@ -359,7 +361,7 @@ def service_status(name: ServiceName = "hvbridge") -> None:
 
 @service.command(name="run", hidden=True)
 def service_run(config: ConfigFile, grace: Grace = "10s") -> None:
-    """Be the process of the Windows service, which only Windows can start."""
+    """Run as the process of the Windows service, which only Windows can start."""
     from hvbridge.cli.service import run
 
     raise typer.Exit(run(config, grace=grace))
@@ -369,10 +371,10 @@ def service_run(config: ConfigFile, grace: Grace = "10s") -> None:
 def guid(
     value: Annotated[
         str | None,
-        typer.Argument(metavar="PORT|GUID|NAME", help="A vsock port, a service GUID, or a service's name."),
+        typer.Argument(metavar="PORT|GUID|NAME", help="A vsock port, a service GUID, or a service name."),
     ] = None,
 ) -> None:
-    """Translate a vsock port to its service GUID and back; without a value, make a fresh service GUID."""
+    """Convert a vsock port to its service GUID or back; without a value, generate a new service GUID."""
     from hvbridge.cli.guid import guid
 
     raise typer.Exit(guid(value))
@@ -380,7 +382,7 @@ def guid(
 
 @app.command()
 def schema() -> None:
-    """Print the JSON Schema of the config, with which editors complete and check it."""
+    """Print the JSON Schema of the config, for completion and checks in editors."""
     import json
 
     from hvbridge.config import schema
@@ -390,9 +392,9 @@ def schema() -> None:
 
 @app.command()
 def demo(
-    once: Annotated[bool, typer.Option("--once", help="Exit when everything has been shown.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Exit when the demo is complete.")] = False,
 ) -> None:
-    """Show the whole way, with nothing installed: an emulated VM, both bridges, and data through them."""
+    """Demonstrate hvbridge without Hyper-V: an emulated VM, two bridges, and data through them."""
     from hvbridge.cli.demo import demo
 
     raise typer.Exit(demo(once=once))

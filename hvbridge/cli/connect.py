@@ -66,7 +66,7 @@ def _connect_mode(text: str) -> ConnectMode:
     match text:
         case "auto" | "nonblocking" | "thread":
             return text
-    raise ValueError(f'--connect-mode: "{text}" is no mode; write auto, nonblocking or thread')
+    raise ValueError(f'--connect-mode: "{text}" is not a mode; write auto, nonblocking or thread')
 
 
 class StdioStream(Stream):

@@ -96,7 +96,7 @@ async def _demo(console: Console, directory: Path, once: bool) -> int:
 
 async def _end_with(interrupts: AsyncIterator[int], everything: trio.CancelScope, console: Console) -> None:
     async for _ in interrupts:
-        console.print("\nThe demo is over.")
+        console.print("\nThe demo has ended.")
         everything.cancel()
 
 
@@ -120,8 +120,8 @@ async def _show(nursery: trio.Nursery, console: Console, directory: Path, once: 
     proved = await _fetch_page(console, web) and await _move_bulk(console, echo)
     if proved and not once:
         console.print(
-            f"\nIt stays up: try [bold]curl http://{web.host}:{web.port}/[/] in another terminal. "
-            "Ctrl-C ends it."
+            f"\nThe demo keeps running: try [bold]curl http://{web.host}:{web.port}/[/] in another terminal. "
+            "Press Ctrl-C to stop."
         )
         await trio.to_thread.run_sync(_read_to_end, abandon_on_cancel=True)
     return proved
@@ -151,7 +151,7 @@ async def _fetch_page(console: Console, web: TcpEndpoint) -> bool:
         page = b"".join([chunk async for chunk in stream])
     title = page.partition(b"<h1>")[2].partition(b"</h1>")[0].decode()
     console.print(
-        f"[bold]A page:[/] http://{web.host}:{web.port}/ says “{title}”" if title else "no page came"
+        f"[bold]A page:[/] http://{web.host}:{web.port}/ says “{title}”" if title else "no page was received"
     )
     return bool(title)
 
@@ -182,10 +182,10 @@ async def _move_bulk(console: Console, echo: TcpEndpoint) -> bool:
             seconds = trio.current_time() - began
     same = sent.digest() == received.digest()
     console.print(
-        f"[bold]{_BULK // _MIB} MiB[/] there and back in {seconds:.1f} s, "
-        f"{2 * _BULK / _MIB / seconds:.0f} MiB/s in all, "
+        f"[bold]{_BULK // _MIB} MiB[/] each way in {seconds:.1f} s, "
+        f"{2 * _BULK / _MIB / seconds:.0f} MiB/s in total, "
         f"sha256 {received.hexdigest()[:16]}… "
-        + ("[green]the same on both ends[/]" if same else "[red]differs from what was sent[/]")
+        + ("[green]identical on both ends[/]" if same else "[red]differs from the data sent[/]")
     )
     return same
 

@@ -40,7 +40,7 @@ def doctor(path: Path | None, *, as_json: bool) -> int:
     """Check this machine, and the config at ``path`` if there is one; return the exit code."""
     try:
         config = None if path is None else load_for_any_machine(path)
-        target = _patient(path, config)
+        target = _target(path, config)
     except ConfigError as error:
         print_faults(error)
         return EXIT_USAGE
@@ -49,7 +49,7 @@ def doctor(path: Path | None, *, as_json: bool) -> int:
         return EXIT_USAGE
     findings: list[Finding] | None = None
     try:
-        with Console(stderr=True).status("Looking …"):
+        with Console(stderr=True).status("Checking …"):
             findings = trio.run(examine, target, Machine())
     except* KeyboardInterrupt:  # bare or, out of a nursery, in a group
         pass
@@ -111,11 +111,12 @@ def _for_programs(finding: Finding) -> dict[str, str | None]:
         "forward": finding.forward or None,
         "state": finding.state,
         "summary": finding.summary,
+        "said": finding.summary,  # the old name of "summary", deprecated
         "advice": finding.advice or None,
     }
 
 
-def _patient(path: Path | None, config: Config | None) -> Target:
+def _target(path: Path | None, config: Config | None) -> Target:
     """Raises ValueError for an environment that names no partition."""
     settings = None if config is None else config.emulator
     network = build_network(settings, os.environ)

@@ -26,7 +26,7 @@ def guid(value: str | None) -> int:
         return EXIT_OK
     port = port_of_service_id(service)
     if port is None:
-        print_error(f"{service} is no GUID of the vsock template (PPPPPPPP-facb-11e6-bd58-64006a7986d3)")
+        print_error(f"{service} is not a GUID of the vsock template (PPPPPPPP-facb-11e6-bd58-64006a7986d3)")
         return EXIT_USAGE
     typer.echo(port)
     return EXIT_OK

@@ -35,11 +35,11 @@ def rdp(name: str, config: Path, *, output: Path | None) -> int:
             file.write(f"\ufeff{rdp_file(listener)}")
     except FileExistsError:
         print_error(
-            f"{path} is there already, perhaps with settings of yours; remove it, or write another with -o FILE"
+            f"{path} already exists, perhaps with your own settings; remove it, or choose another file with -o FILE"
         )
         return EXIT_FAILURE
     except OSError as error:
-        print_error(f"{path} cannot be written: {error.strerror}")
+        print_error(f"cannot write {path}: {error.strerror}")
         return EXIT_FAILURE
     return EXIT_OK
 
@@ -56,16 +56,16 @@ def _listener(config: Config, name: str) -> TcpEndpoint:
     listeners = {forward.name: forward.listen for forward in config.forwards}
     if name not in listeners:
         near = nearest(name, listeners)
-        advice = f"did you mean {near}?" if near else f"there are {', '.join(listeners)}"
-        raise ValueError(f"no forward is called {quote(name)}; {advice}")
+        advice = f"did you mean {near}?" if near else f"the forwards are {', '.join(listeners)}"
+        raise ValueError(f"there is no forward named {quote(name)}; {advice}")
     listener = listeners[name]
     if not isinstance(listener, TcpEndpoint):
         raise ValueError(
-            f"the Remote Desktop client speaks TCP, and {name} listens on {listener}; "
-            "write the name of a forward that listens on tcp://127.0.0.1:PORT"
+            f"the Remote Desktop client needs TCP, but {name} listens on {listener}; "
+            "choose a forward that listens on tcp://127.0.0.1:PORT"
         )
     if listener.port == 0:
         raise ValueError(
-            f"the port of {name} is picked anew at each start; write one in its listen, such as 3390"
+            f"the port of {name} changes at each start; set a fixed one in its listen, such as 3390"
         )
     return listener

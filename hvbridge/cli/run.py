@@ -97,7 +97,9 @@ def _run_logged(
             parse_duration(grace), watch, parse_duration(exit_idle, off=True), path.absolute(), _text(path)
         )
         if watch and find_spec("watchfiles") is None:
-            raise ValueError("--watch needs the package watchfiles; pip install 'hvbridge[watch]'")
+            raise ValueError(
+                "--watch needs the watchfiles package; install it: pip install 'hvbridge[watch]'"
+            )
         config = load(path)
         network = build_network(config.emulator, os.environ)
     except ConfigError as error:

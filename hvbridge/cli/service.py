@@ -89,9 +89,7 @@ def status(*, name: str) -> int:
     typer.echo(f"{quote(name)} is {found.state}{process}, as {found.account}")
     typer.echo(f"command: {found.command}")
     if found.failure:
-        typer.echo(
-            f"its last run ended with exit code {found.failure}; the event log says why, source {name}"
-        )
+        typer.echo(f"its last run ended with exit code {found.failure}; see the event log, source {name}")
     return EXIT_OK if found.state == "running" else EXIT_FAILURE
 
 
@@ -124,7 +122,7 @@ def _host() -> Callable[[Callable[[Callable[[Status], None], Log], Service]], No
 @contextmanager
 def _needs() -> Iterator[None]:
     if sys.platform != "win32":
-        raise ServiceError("a Windows service needs Windows; on Linux, let systemd start `hvbridge run`")
+        raise ServiceError("a Windows service needs Windows; on Linux, run `hvbridge run` under systemd")
     try:
         yield
     except ImportError as error:
@@ -135,19 +133,19 @@ def _needs() -> Iterator[None]:
 
 
 @contextmanager
-def _elevation(*again: str) -> Iterator[None]:
+def _elevation(*arguments: str) -> Iterator[None]:
     try:
         yield
     except NotElevatedError as error:
         raise ServiceError(
-            f"{error}; run this in a command prompt opened as administrator: {command_line('service', *again)}"
+            f"{error}; run this in a command prompt opened as administrator: {command_line('service', *arguments)}"
         ) from error
 
 
 def _check_name(name: str) -> None:
     if not 0 < len(name) <= _LONGEST_NAME or not _NAME_CHARACTERS.issuperset(name):
         raise ValueError(
-            f"{quote(name)} cannot be the name of a service; write up to {_LONGEST_NAME} letters, digits, -, _ and ."
+            f"{quote(name)} is not a valid service name; write up to {_LONGEST_NAME} letters, digits, -, _ and ."
         )
 
 
@@ -174,10 +172,10 @@ def _advice(config: Config, path: Path, service: Installation) -> Iterator[str]:
         return
     for private in _private(path):
         rights = "(OI)(CI)(RX)" if private.is_dir() else "(R)"
-        yield f'let it read what is in your profile: icacls "{private}" /grant "NT SERVICE\\{service.name}:{rights}"'
+        yield f'to let it read files in your profile: icacls "{private}" /grant "NT SERVICE\\{service.name}:{rights}"'
     if config.emulator is None and _reaches_vms(config):
         yield (
-            "let it reach VMs, in PowerShell: "
+            "to let it reach VMs, run in PowerShell: "
             f'Add-LocalGroupMember -SID {HYPERV_ADMINISTRATORS} -Member "{service.account}"'
         )
 

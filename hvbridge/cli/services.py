@@ -53,10 +53,10 @@ def register(
     known = _known(None, export)
     service = _service(name, service_id, port, known)
     if service in known and export is None:
-        typer.echo(f"{quote(service.name)} is registered already, as {service.id}")
+        typer.echo(f"{quote(service.name)} is already registered as {service.id}")
         return
-    again = ["register", name, "--id", str(service.id)]
-    _change(None, [service], [], dry_run=dry_run, export=export, again=again)
+    arguments = ["register", name, "--id", str(service.id)]
+    _change(None, [service], [], dry_run=dry_run, export=export, arguments=arguments)
 
 
 @exit_code(RegistrationError)
@@ -65,16 +65,16 @@ def register_config(path: Path, *, dry_run: bool, export: str | None) -> None:
     config = load_for_any_machine(path)
     needed = _needed(config)
     if not needed:
-        typer.echo("no forward has a hyperv endpoint, so no service is needed")
+        typer.echo("no forward has a hyperv endpoint, so no services are needed")
         return
     if export is None:
         known = {service.id for service in _known(config.emulator, export)}
         needed = [service for service in needed if service.id not in known]
         if not needed:
-            typer.echo("every service that the config needs is registered already")
+            typer.echo("every service that the config needs is already registered")
             return
-    again = ["register", "--from", str(path.absolute())]
-    _change(config.emulator, needed, [], dry_run=dry_run, export=export, again=again)
+    arguments = ["register", "--from", str(path.absolute())]
+    _change(config.emulator, needed, [], dry_run=dry_run, export=export, arguments=arguments)
 
 
 @exit_code(RegistrationError)
@@ -85,8 +85,8 @@ def unregister(which: str, *, dry_run: bool, export: str | None) -> None:
     if export is None and all(service_id != service.id for service in known):
         typer.echo(f"{service_id} is not registered")
         return
-    again = ["unregister", str(service_id)]
-    _change(None, [], [service_id], dry_run=dry_run, export=export, again=again)
+    arguments = ["unregister", str(service_id)]
+    _change(None, [], [service_id], dry_run=dry_run, export=export, arguments=arguments)
 
 
 def _change(
@@ -96,9 +96,9 @@ def _change(
     *,
     dry_run: bool,
     export: str | None,
-    again: Sequence[str],
+    arguments: Sequence[str],
 ) -> None:
-    """Change the registry, or tell or write down what would be changed; ``again`` are the words that do this."""
+    """Change the registry, or print what would change. ``arguments`` are those of the command that does this."""
     if export is not None:
         typer.echo(FORMS[export](add, remove), nl=False)
         return
@@ -115,8 +115,8 @@ def _change(
             typer.echo(f"{undone} {service_id}")
     except NotElevatedError as error:
         raise RegistrationError(
-            f"{error}; run this in a command prompt opened as administrator: {command_line('services', *again)} "
-            "(where Python may not run as administrator, let --export reg or --export powershell write it down)"
+            f"{error}; run this in a command prompt opened as administrator: {command_line('services', *arguments)} "
+            "(if Python may not run as administrator, use --export reg or --export powershell instead)"
         ) from error
 
 
@@ -125,8 +125,8 @@ def _registry(emulator: EmulatorSettings | None) -> ServiceRegistry:
     registry = build_network(emulator, os.environ).services
     if registry is None:
         raise RegistrationError(
-            "services are registered on a Hyper-V host, and this machine is none; run this there, "
-            "or let --export reg or --export powershell write down here what to register"
+            "services are registered on a Hyper-V host, and this machine is not one; run this on the host, "
+            "or write a file for it with --export reg or --export powershell"
         )
     return registry
 
@@ -159,12 +159,12 @@ def _service(name: str, service_id: str | None, port: int | None, known: Sequenc
     others = [service for service in known if service.name.casefold() == name.casefold()]
     if parse_guid(name) or name.isdecimal():
         raise ValueError(
-            f"{quote(name)} is an id, not a name; write a name, and the id behind --id or --port"
+            f"{quote(name)} is an id, not a name; write a name, and pass the id with --id or --port"
         )
     if not is_service_name(name):
         raise ValueError(
-            f"{quote(name)} cannot stand in an endpoint; "
-            f"write a name of up to {MAX_NAME} characters, without / and unlike a GUID"
+            f"{quote(name)} cannot be used in an endpoint; "
+            f"write a name of up to {MAX_NAME} characters that has no / and does not look like a GUID"
         )
     if well_known is not None:
         if asked not in (None, well_known.id):
@@ -184,7 +184,7 @@ def _asked_id(service_id: str | None, port: int | None) -> UUID | None:
     if service_id is None:
         return None if port is None else service_id_of_port(port)
     if port is not None:
-        raise ValueError("--id and --port both tell the id; leave one out")
+        raise ValueError("--id and --port both set the service id; use only one")
     parsed = parse_guid(service_id)
     if parsed is None:
         raise ValueError(f"{quote(service_id)} is not a GUID; write 8-4-4-4-12 hexadecimal digits")
@@ -198,9 +198,5 @@ def _id_of(name: str, known: Sequence[Service]) -> UUID:
     if name.casefold() in WELL_KNOWN_SERVICES:
         return WELL_KNOWN_SERVICES[name.casefold()].id
     near = nearest(name, (service.name for service in known))
-    advice = (
-        f"did you mean {quote(near)}?"
-        if near
-        else "write a name or an id that `hvbridge services list` shows"
-    )
-    raise ValueError(f"no service is called {quote(name)}; {advice}")
+    advice = f"did you mean {quote(near)}?" if near else "write a name or an id from `hvbridge services list`"
+    raise ValueError(f"there is no service named {quote(name)}; {advice}")

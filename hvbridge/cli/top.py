@@ -76,7 +76,7 @@ def top(config: Path, *, admin: str | None, token_file: Path | None) -> int:
     """Show a bridge until q or Ctrl-C; return the exit code."""
     console = Console()
     if not console.is_terminal:
-        print_error("top needs a terminal to draw on; for a file or a program, use hvbridge status")
+        print_error("top needs a terminal; for a file or a program, use hvbridge status")
         return EXIT_USAGE
     try:
         return with_admin(config, admin, token_file, partial(_watch, console))
@@ -161,7 +161,7 @@ def draw(view: View, width: int, height: int, trouble: str = "") -> RenderableTy
     lines: list[RenderableType] = [_head(view)]
     for section, count in zip(sections, _share_out(room, [len(s.rows) for s in sections]), strict=True):
         lines += [_rule(section, count), _table(section, count, width)]
-    lines.append(_one_line(Text(escaped(trouble), "bold red") if trouble else Text("q ends", "dim")))
+    lines.append(_one_line(Text(escaped(trouble), "bold red") if trouble else Text("press q to quit", "dim")))
     return Constrain(Group(*lines), width)
 
 
@@ -186,7 +186,7 @@ def _head(view: View) -> Text:
             ("ready", "bold green") if now.status.ready else ("not ready", "bold red"),
             f"  up {age(now.status.uptime_seconds)}",
             f"  {sum(f.connections for f in now.forwards)} open",
-            f"  {rate(total)} in all",
+            f"  {rate(total)} in total",
         )
     )
 

@@ -22,7 +22,7 @@ def vms(*, as_json: bool) -> int:
         return EXIT_USAGE
     if directory is None:
         print_error(
-            "only a Hyper-V host knows VMs, and this machine is none; run this on the host, "
+            "only a Hyper-V host can list VMs, and this machine is not one; run this on the host, "
             "or set HVBRIDGE_EMULATOR=DIR to emulate one"
         )
         return EXIT_FAILURE

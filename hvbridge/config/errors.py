@@ -54,33 +54,33 @@ class ConfigError(Exception):
         self.faults = faults
 
 
-_STRING_END = "a string is not closed; write the same quotes at its end, on the same line"
-_TWICE = "this key or table is there already; keep one of them, and write [[forward]] for each forward"
-_NO_TOML = "this is not TOML; see https://toml.io for what is"
-_ESCAPE = r"a backslash begins an escape here; write \\ for a backslash, or the text in single quotes"
+_STRING_END = "this string is not closed; end it with the same quotes, on the same line"
+_TWICE = "this key or table is already defined; keep one of them, and write [[forward]] for each forward"
+_NO_TOML = "this is not valid TOML; see https://toml.io for the syntax"
+_ESCAPE = r"a backslash starts an escape sequence here; write \\ for a backslash, or use single quotes"
 _SYNTAX = {
-    "Invalid value": 'TOML has no such value; write text in quotes, as in "10s", and true or false without',
-    "Expected newline": "something follows the value; write text in quotes, and each key on its own line",
-    "Expected '='": "there is no = after this key; write key = value",
-    "Invalid statement": "neither a key nor a table starts here; write key = value, [table] or # comment",
-    "Invalid initial character": "there is no key here; write key = value, and odd keys in quotes",
+    "Invalid value": 'this is not a TOML value; write strings in quotes, as in "10s", and true or false without',
+    "Expected newline": "unexpected text after the value; write strings in quotes, and each key on its own line",
+    "Expected '='": "= is missing after this key; write key = value",
+    "Invalid statement": "expected a key or a table here; write key = value, [table] or # comment",
+    "Invalid initial character": "expected a key here; write key = value, with unusual keys in quotes",
     "Cannot overwrite": _TWICE,
     "Cannot declare": _TWICE,
     "Cannot mutate": _TWICE,
     "Cannot redefine": _TWICE,
     "Duplicate inline table key": _TWICE,
-    "Expected ']": "the brackets of this table are not closed; write [defaults], [emulator] or [[forward]]",
+    "Expected ']": "the brackets of this table header are not closed; write [defaults], [emulator] or [[forward]]",
     "Expected ": _STRING_END,
     "Unterminated string": _STRING_END,
     r"Illegal character '\n'": _STRING_END,
-    "Unclosed array": "a list is not closed; write ] at its end",
-    "Unclosed inline table": "a table in braces is not closed; write } at its end",
+    "Unclosed array": "this list is not closed; end it with ]",
+    "Unclosed inline table": "this inline table is not closed; end it with }",
     "Unescaped": _ESCAPE,
     "Invalid hex": _ESCAPE,
-    "Escaped character": "there is no such character; write another number after the backslash",
-    "Invalid date": 'there is no such date; write text in quotes, as in "10s"',
-    "Illegal character": "a control character stands here; delete it",
-    "Found invalid character": "a control character stands here; delete it",
+    "Escaped character": "this escape sequence is not a character; write another number after the backslash",
+    "Invalid date": 'this is not a valid date; write strings in quotes, as in "10s"',
+    "Illegal character": "unexpected control character; delete it",
+    "Found invalid character": "unexpected control character; delete it",
 }
 """Our sentence for each of tomli's, by how it begins; the first that fits counts."""
 
@@ -109,7 +109,7 @@ def of_shape(error: ErrorDetails) -> str:
         case "value_error":  # from our own parsers
             return str(context["error"])
         case "missing" | "too_short" if path == ("forward",):
-            return "there is no forward; write [[forward]] and below it name, listen and connect"
+            return "the config has no forward; write [[forward]] and, below it, name, listen and connect"
         case "missing":
             return f"this key is missing; write {_example(path)}"
         case "extra_forbidden":
@@ -117,21 +117,19 @@ def of_shape(error: ErrorDetails) -> str:
         case "tuple_type" if path != ("forward",):
             return f"{kind_of(value)} is not a list; write {_example(path)}"
         case "tuple_type" if isinstance(value, dict):
-            return "one pair of brackets is a single table; write [[forward]] with two, once for each forward"
+            return "this is a single table; write [[forward]], in double brackets, for each forward"
         case "tuple_type":
             return f"{kind_of(value)} is not a list of forwards; write [[forward]] on a line of its own"
         case "model_type" if path[-1] == "health":
             return f'{kind_of(value)} is not a table; write health = {{ expect = "SSH-" }}, or health = {{}}'
         case "model_type" if len(path) > 1:
-            return (
-                f"{kind_of(value)} is not a forward; write [[forward]] and below it name, listen and connect"
-            )
+            return f"{kind_of(value)} is not a forward; write [[forward]] and, below it, name, listen and connect"
         case "model_type":
             return f"{kind_of(value)} is not a table; write [{path[0]}] on a line of its own, once"
         case "string_type" if path[-1] != "name":
-            return f"{kind_of(value)} is not a text; write {_example(path)}"
+            return f"{kind_of(value)} is not a string; write {_example(path)}"
         case "string_too_long":
-            return f"this text is too long; write at most {context['max_length']} characters"
+            return f"this string is too long; write at most {context['max_length']} characters"
         case "string_type":
             return f"{kind_of(value)} is not a name; write {_example(path)}"
         case "string_pattern_mismatch":
@@ -147,16 +145,18 @@ def of_shape(error: ErrorDetails) -> str:
             return f"{shown(value)} is neither true nor false; write {path[-1]} = true or {path[-1]} = false"
         case "literal_error":
             return (
-                f"{shown(value)} is none of the choices; {_choice(value, get_args(_field(path).annotation))}"
+                f"{shown(value)} is not an allowed value; {_choice(value, get_args(_field(path).annotation))}"
             )
         case _:
-            return f"{shown(value)} cannot stand here; write {_example(path)}"
+            return f"{shown(value)} is not allowed here; write {_example(path)}"
 
 
 def _unknown_key(path: Path) -> str:
     key, table = str(path[-1]), _table(path)
     if table is Config and key in Forward.model_fields:
-        return "this key belongs to a forward; write it below [[forward]], or below [defaults] for all"
+        return (
+            "this key belongs in a forward; move it below [[forward]], or below [defaults] to apply it to all"
+        )
     if table is Settings and key in Forward.model_fields:
         return f"each forward has its own {key}; write it below [[forward]]"
     keys = [field.alias or name for name, field in table.model_fields.items()]

@@ -77,7 +77,7 @@ def _read(file: str) -> str:
     try:
         data = pathlib.Path(file).read_bytes()
     except FileNotFoundError:
-        message = "there is no such file; write the path of a config"
+        message = "no such file; write the path of a config"
     except OSError as error:
         if pathlib.Path(file).is_dir():
             message = "this is a directory; write the path of a config in it"
@@ -110,7 +110,9 @@ def _parse(file: str, text: str) -> dict[str, Any]:
         line, column, message = of_syntax(error)
         fault = Fault(file, line, column, "", message)
     except RecursionError:
-        fault = Fault(file, 1, 1, "", "lists or tables are nested too deep; write what the reference shows")
+        fault = Fault(
+            file, 1, 1, "", "lists or tables are nested too deeply; write what the config reference shows"
+        )
     except ValueError:  # from int()
         fault = Fault(file, 1, 1, "", "a number has thousands of digits; write a shorter one")
     raise ConfigError([fault])
@@ -179,10 +181,10 @@ def _expanded(path: Path, value: Any, environ: Mapping[str, str], found: _Findin
         if escaped:
             return match[0][1:]
         if not name or not closed:
-            found.add(path, "${ begins no variable here; write ${NAME}, or $${ for the text itself")
+            found.add(path, "${ does not start a variable here; write ${NAME}, or $${ for a literal ${")
         elif name not in environ:
             near = nearest(name, environ)
-            advice = f"did you mean ${{{near}}}?" if near else "set it, or write $${ for the text itself"
+            advice = f"did you mean ${{{near}}}?" if near else "set it, or write $${ for a literal ${"
             found.add(path, f"the environment variable {printable(name)} is not set; {advice}")
         return environ.get(name, "")
 
@@ -222,7 +224,7 @@ class _Unreadable:
     """Stands for the names of a machine that cannot be told, because [emulator] is faulty."""
 
     def services(self) -> list[Service]:
-        raise RegistrationError("[emulator] is faulty")
+        raise RegistrationError("[emulator] has faults")
 
 
 def _read_endpoints(document: dict[str, Any], services: ServiceNames | None, found: _Findings) -> None:
@@ -255,7 +257,7 @@ def _check_names(document: dict[str, Any], found: _Findings) -> None:
     for index, table in _forwards(document):
         path, name = ("forward", index, "name"), table.get("name")
         if isinstance(name, str) and not found.spoils(path) and first.setdefault(name, index) != index:
-            found.add(path, f"forward #{first[name] + 1} has this name, too; write one of its own")
+            found.add(path, f"forward #{first[name] + 1} already has this name; write another")
 
 
 def _check_allow(index: int, table: dict[str, Any], listen: Endpoint, found: _Findings) -> None:
@@ -287,11 +289,13 @@ def _check_admin(document: dict[str, Any], found: _Findings) -> None:
     except EndpointError:
         return
     if not isinstance(endpoint, TcpEndpoint | UnixEndpoint):
-        found.add(path, "the admin endpoint listens on TCP or on a Unix socket; write tcp:// or unix://")
+        found.add(
+            path, "the admin endpoint listens only on TCP or a Unix-domain socket; write tcp:// or unix://"
+        )
     elif admin.get("token_file") is None and placement.exposure_fault(endpoint):
         found.add(
             path,
-            f"others on the network could reach {endpoint}; write tcp://127.0.0.1:PORT for this machine alone, "
+            f"other machines could reach {endpoint}; write tcp://127.0.0.1:PORT to allow only this machine, "
             "or add a token_file",
         )
 
@@ -302,7 +306,7 @@ def _check_endpoints(
     listeners: list[tuple[int, Endpoint]] = []
     for index, table in _forwards(document):
         if table.get("idle_save", "off") != "off" and table.get("start", False) is False:
-            message = "only what hvbridge started is saved by it; add start = true, or leave idle_save out"
+            message = "idle_save saves only a VM that hvbridge started; add start = true, or remove idle_save"
             found.add(("forward", index, "idle_save"), message)
         listen, connect = table.get("listen"), table.get("connect")
         if isinstance(listen, Endpoint):
@@ -314,7 +318,7 @@ def _check_endpoints(
             for other, taken in listeners:
                 if placement.collide(listen, taken):
                     faults.append(
-                        f"{_label(other, document)} listens on {taken} already; write another address"
+                        f"{_label(other, document)} already listens on {taken}; write another address"
                     )
                     break
             listeners.append((index, listen))

@@ -62,7 +62,7 @@ def _timeout(value: object) -> float:
     seconds = parse_duration(value, off=True)
     if seconds < _SHORTEST_TIMEOUT:
         raise UnitError(
-            'a time-out of 0 would end everything at once; write "1ms" or more, or "off" for no limit'
+            'a timeout of 0 would end everything at once; write "1ms" or more, or "off" for no limit'
         )
     return seconds
 
@@ -105,20 +105,20 @@ def _source(value: object) -> Source:
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value  # a CID
     if not isinstance(value, str):
-        raise ValueError(f'{shown(value)} is no source of connections; write a text such as "192.0.2.0/24"')
+        raise ValueError(f'{shown(value)} is not a source; write a string such as "192.0.2.0/24"')
     return parse_source(value)
 
 
 def _network(value: object) -> Network:
     source = _source(value)
     if not isinstance(source, Network):
-        raise ValueError(f'{shown(value)} is no network; write one such as "127.0.0.1" or "192.0.2.0/24"')
+        raise ValueError(f'{shown(value)} is not a network; write one such as "127.0.0.1" or "192.0.2.0/24"')
     return source
 
 
 def _directory(value: object) -> str:
     if not isinstance(value, str) or not value or "\0" in value:
-        raise ValueError(f'{shown(value)} is not a directory; write its path in quotes, as in "emulator"')
+        raise ValueError(f'{shown(value)} is not a path; write one in quotes, as in "emulator"')
     return value
 
 

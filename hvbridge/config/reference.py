@@ -23,63 +23,63 @@ from hvbridge.config.notation import Notation
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _WITH_VARIABLE = r"|\$\{[^{}]+\}"
-"""Added to every pattern: a string with a variable is judged once the variable is known."""
+"""Added to every pattern: a string with a variable is checked only once the variable is known."""
 
 _INTRODUCTION = """\
 <!-- Generated from hvbridge/config/models.py by hvbridge.config.config_reference(); edit the models. -->
 
 # The config file
 
-A config is one TOML file. Unknown keys, wrong types and out-of-range values are errors, all of them are told
-at once, and nothing is converted silently. `hvbridge check CONFIG` says what is wrong with a file;
-`hvbridge schema` prints its JSON Schema, with which editors complete and check it.
+A config is one TOML file. Unknown keys, wrong types and out-of-range values are errors; all of them are reported
+at once, and nothing is converted silently. `hvbridge check CONFIG` reports what is wrong with a file;
+`hvbridge schema` prints its JSON Schema, which editors use for completion and checks.
 
 ## How values are written
 
 | type | written as |
 |---|---|
-| duration | seconds, or a text with a unit: `"500ms"`, `"10s"`, `"2m"`, `"1h"`; `"off"` for no limit |
-| size | bytes, or a text with a unit: `"64KiB"`, `"1MiB"`; `"system"` for the system's choice |
+| duration | seconds, or a string with a unit: `"500ms"`, `"10s"`, `"2m"`, `"1h"`; `"off"` for no limit |
+| size | bytes, or a string with a unit: `"64KiB"`, `"1MiB"`; `"system"` for the system's choice |
 | endpoint | `"tcp://HOST:PORT"`, `"hyperv://VM/SERVICE"`, `"vsock://CID:PORT"`, `"unix:///PATH"` |
 | host or GUID | `"host"`, or the GUID of a VM |
-| rate | a number in a time: `"10/s"`, `"30/m"`; `"off"` for no limit |
-| bandwidth | a size in a second: `"512KiB/s"`, `"10MiB/s"`; `"off"` for no limit |
+| rate | a number per unit of time: `"10/s"`, `"30/m"`; `"off"` for no limit |
+| bandwidth | a size per second: `"512KiB/s"`, `"10MiB/s"`; `"off"` for no limit |
 | source | a network, `"192.0.2.0/24"`; an address, `"192.0.2.1"`; the GUID of a VM; `"host"`; a CID, `3` |
 | network | `"192.0.2.0/24"`, or an address |
-| path | a path in quotes, on Windows best in single quotes: `'C:\\hvbridge'` |
+| path | a path in quotes; on Windows, best in single quotes: `'C:\\hvbridge'` |
 
-In every string, `${NAME}` stands for the environment variable NAME, which must be set; `$${` is a plain `${`.
+In every string, `${NAME}` stands for the environment variable NAME, which must be set; `$${` is a literal `${`.
 """
 
 _SECTIONS: tuple[tuple[str, str, type[Table]], ...] = (
     (
         "[[forward]]",
-        "One table for each forward, at least one. It takes these keys, and all of `[defaults]`.",
+        "One table for each forward; at least one is required. It takes these keys, and all those of `[defaults]`.",
         Forward,
     ),
     (
         "[defaults]",
-        "Any of these, for all forwards; what a forward says itself counts more.",
+        "Defaults for all forwards. A forward's own settings take precedence.",
         Settings,
     ),
     (
         "health = { … }",
-        "What may be in the `health` of a forward. An empty one, `{}`, checks that a dial succeeds.",
+        "The keys of a forward's `health`. An empty table, `{}`, checks only that a dial succeeds.",
         Health,
     ),
     (
         "[limits]",
-        "What all forwards share.",
+        "Limits for all forwards together.",
         LimitSettings,
     ),
     (
         "[admin]",
-        "With this table there is an admin endpoint: [watch a running bridge](../how-to/watch-a-running-bridge.md).",
+        "This table turns on the admin endpoint: [watch a running bridge](../how-to/watch-a-running-bridge.md).",
         AdminSettings,
     ),
     (
         "[emulator]",
-        "With this table, hyperv endpoints meet other processes on this machine, and no Hyper-V is needed.",
+        "With this table, hyperv endpoints lead to other processes on this machine, and Hyper-V is not needed.",
         EmulatorSettings,
     ),
 )
@@ -107,7 +107,7 @@ def schema() -> dict[str, Any]:
 
 
 def _without_null(described: dict[str, Any]) -> None:
-    """Take null from the choices of what may be left out; TOML has none."""
+    """Remove null from the schema of an optional value; TOML has no null."""
     described.pop("default", None)
     described |= described.pop("anyOf")[0]
 
@@ -149,7 +149,7 @@ def _type(field: FieldInfo) -> str:
 
 
 def _as_written(field: FieldInfo) -> Any:
-    """The default as it would stand in a file."""
+    """The default as written in a file."""
     notation = _notation(field)
     if isinstance(field.default, tuple):
         return list(field.default)

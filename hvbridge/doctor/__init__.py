@@ -1,10 +1,7 @@
-"""What may be wrong, looked at one thing after another.
+"""Diagnosis of a machine and a config: the checks, their findings, and which checks explain which cause.
 
-Owns: what a finding is, the names of all checks, and which of them tell more about a cause. Refuses: mending
-anything, and how a finding is shown.
-
-Machines are told apart by one seam (`machine`), so that recorded facts of one can be judged on another. Parsers
-go by numbers, ids and positions, for the programs of Windows speak the language of their user.
+Changes nothing. All facts about the machine come through `probe.Machine`, so that facts recorded on one machine can be
+judged on another. Parsers rely on numbers, ids and positions, because Windows programs print translated text.
 """
 
 from collections.abc import Mapping
@@ -17,17 +14,17 @@ from hvbridge.transport.errors import Cause
 
 
 class State(StrEnum):
-    """How a check went; the value is what programs read."""
+    """The result of a check; the value is part of the JSON output."""
 
     OK = "ok"
     FAILED = "failed"
     DOUBTFUL = "doubtful"
-    """It may be right, or it could not be told."""
+    """It may be wrong, or could not be determined."""
     NOT_APPLICABLE = "not applicable"
 
 
 class Check(StrEnum):
-    """What is checked; the value is its name on the screen, for programs and in the documentation."""
+    """A check; the value is its name in the output, in JSON and in the documentation."""
 
     PYTHON = "python"
     EMULATOR = "emulator"
@@ -49,7 +46,7 @@ class Check(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a check found: one sentence, and what to do about it where there is something to do."""
+    """What a check found, and what to do about it if something is wrong."""
 
     check: Check
     state: State
@@ -81,4 +78,4 @@ CHECKS_OF_CAUSE: Final[Mapping[Cause, tuple[Check, ...]]] = MappingProxyType(
         Cause.UNKNOWN: (Check.CONNECT_MODE, Check.DIAL),
     }
 )
-"""The checks that tell more about why a dial or a listen failed, the most telling first."""
+"""The checks that help explain why a dial or a listen failed, the most useful first."""

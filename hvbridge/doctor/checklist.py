@@ -1,7 +1,4 @@
-"""All checks, in the order in which they are read.
-
-Owns: which checks a machine and a config call for, and that they run at once. Refuses: each of them.
-"""
+"""Chooses the checks for a machine and a config, and runs them concurrently."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -23,20 +20,20 @@ from hvbridge.transport.network import Network
 
 @dataclass(frozen=True)
 class Target:
-    """What is looked at."""
+    """What to check."""
 
     network: Network
     registry: ServiceRegistry | None
-    """None where services need no registration."""
+    """None if services need no registration."""
     emulator: str = ""
-    """Where Hyper-V is emulated; "" for the machine's own."""
+    """The emulator's directory; "" for real Hyper-V."""
     forwards: Sequence[Forward] = ()
     register: str = ""
-    """The command that registers what the forwards need."""
+    """The command that registers the services that the forwards need."""
 
 
 async def examine(target: Target, machine: Machine) -> list[Finding]:
-    """Check the machine and then each forward; return what was found, in that order."""
+    """Check the machine and each forward; return the findings in that order."""
     found: dict[int, Sequence[Finding]] = {}
 
     async def keep(place: int, check: Callable[[], Awaitable[Sequence[Finding]]]) -> None:
@@ -72,7 +69,12 @@ async def _check_machine(target: Target, machine: Machine, role: windows.Role | 
     summary = "no Hyper-V on this system"
     return [
         Finding(Check.PYTHON, State.OK, machine.python),
-        Finding(Check.GUEST, State.NOT_APPLICABLE, summary, "to emulate it, see [emulator] of the config"),
+        Finding(
+            Check.GUEST,
+            State.NOT_APPLICABLE,
+            summary,
+            "to emulate it, see [emulator] in the config reference",
+        ),
     ]
 
 
@@ -84,9 +86,9 @@ async def _check_windows(target: Target, machine: Machine, role: windows.Role) -
     else:
         summary = f"{machine.python} has no Hyper-V sockets"
         python = Finding(Check.PYTHON, State.FAILED, summary, "run hvbridge on CPython 3.12 or later")
-    deaf = [forward.name for forward in target.forwards if _listens_on(forward, ANY, CHILDREN)]
-    if deaf and role is not windows.Role.GUEST:
-        findings.append(await windows.check_wsl2(machine, deaf))
+    wildcards = [forward.name for forward in target.forwards if _listens_on(forward, ANY, CHILDREN)]
+    if wildcards and role is not windows.Role.GUEST:
+        findings.append(await windows.check_wsl2(machine, wildcards))
     return [python, *findings]
 
 
@@ -111,7 +113,7 @@ def _listens_on(forward: Forward, *vms: object) -> bool:
 
 
 def _listens_low(forward: Forward) -> bool:
-    """Whether a forward listens on a vsock port for which the kernel wants a capability."""
+    """Whether a forward listens on a vsock port that requires a capability."""
     match forward.listen:
         case VsockEndpoint(port=port):
             return port <= LAST_PRIVILEGED_VSOCK_PORT

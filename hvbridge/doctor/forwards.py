@@ -1,7 +1,4 @@
-"""Each forward: its listener, its VM, its service, and a dial of its upstream.
-
-Owns: what is tried for a forward, and in which words it is told. Refuses: sending anything to an upstream.
-"""
+"""Checks one forward: its listener, its VM, its services, and a dial of its upstream. Sends nothing to the upstream."""
 
 from collections.abc import Iterable, Iterator, Set
 from contextlib import suppress
@@ -30,25 +27,25 @@ from hvbridge.transport.network import Network
 from hvbridge.transport.options import DialOptions, ListenOptions
 
 _LONGEST_DIAL = 10.0
-"""Seconds: as long as a dial may take by default; a forward may allow more, and its user waits here."""
+"""Seconds: the default dial timeout. A forward may allow more, but here a user is waiting."""
 
 OnVm = HypervEndpoint | NamedHypervEndpoint
 
 
 @dataclass(frozen=True)
 class Vms:
-    """The VMs of this host, asked for once, or why they could not be."""
+    """The VMs of this host, or why they could not be listed."""
 
     listed: list[Vm] | VmError
     wsl: UUID | VmError | None = None
-    """The VM of WSL2, where a forward names it."""
+    """The VM of WSL2, if a forward names it."""
 
     def find(self, endpoint: OnVm) -> Vm | None:
         """Return the VM of ``endpoint``; None for an id that is not listed. Raises `VmError`."""
         if isinstance(endpoint, NamedHypervEndpoint) and endpoint.vm.casefold() == WSL:
             if isinstance(self.wsl, UUID):
                 return Vm(WSL, self.wsl, VmState.RUNNING)
-            raise self.wsl or VmError("WSL was not asked for its VM")
+            raise self.wsl or VmError("the id of WSL's VM was not looked up")
         if isinstance(self.listed, VmError):
             raise self.listed
         if isinstance(endpoint, NamedHypervEndpoint):
@@ -57,7 +54,7 @@ class Vms:
 
 
 async def ask_for_vms(directory: VmDirectory | None, forwards: Iterable[Forward]) -> Vms | None:
-    """Ask for what ``forwards`` name; None where they name no VM, or where no VMs are known."""
+    """Look up the VMs that ``forwards`` name; None if they name none, or if this machine cannot list VMs."""
     wanted = {endpoint.vm for forward in forwards for endpoint in _on_vms(forward)}
     if directory is None or not wanted:
         return None
@@ -79,21 +76,21 @@ async def ask_for_vms(directory: VmDirectory | None, forwards: Iterable[Forward]
 
 @dataclass(frozen=True)
 class Context:
-    """What the forwards are checked against."""
+    """What is known before the forwards are checked."""
 
     machine: Machine
     network: Network
     vms: Vms | None
-    """None where no VMs are known: in a guest, or off Hyper-V."""
+    """None if this machine cannot list VMs: a guest, or no Hyper-V."""
     registry: ServiceRegistry | None
-    """None where services need no registration."""
+    """None if services need no registration."""
     emulated: bool
     register: str
-    """The command that registers what the config needs."""
+    """The command that registers the services that the config needs."""
 
 
 async def check_forward(forward: Forward, context: Context) -> list[Finding]:
-    """Check one forward, in the order in which a connection meets what is checked."""
+    """Check one forward; the findings are in the order of a connection's path."""
     known = [*_check_vms(forward, context), *_check_services(forward, context)]
     failed = {finding.check for finding in known if finding.state is State.FAILED}
     found: dict[Check, Finding] = {}
@@ -111,7 +108,7 @@ async def check_forward(forward: Forward, context: Context) -> list[Finding]:
 
 
 def _on_vms(forward: Forward) -> list[OnVm]:
-    """The endpoints of a forward that are on a VM of this host."""
+    """The endpoints of a forward that are on VMs of this host."""
     return [
         endpoint
         for endpoint in dict.fromkeys((forward.connect, forward.listen))
@@ -140,7 +137,7 @@ def _check_vm(forward: Forward, endpoint: OnVm, vms: Vms) -> Finding:
         return finding(state, error.problem.what, error.problem.advice)
     if vm is None:
         summary = f"Hyper-V lists no VM {endpoint.vm}"
-        advice = "see `hvbridge vms` for the id; WSL2's VM is not listed, and is called wsl in endpoints"
+        advice = "look up the id with `hvbridge vms`; WSL2's VM is not listed, and is named wsl in endpoints"
         return finding(State.DOUBTFUL, summary, advice)
     who = f"{quote(vm.name)} ({vm.id})"
     match vm.state:
@@ -149,12 +146,12 @@ def _check_vm(forward: Forward, endpoint: OnVm, vms: Vms) -> Finding:
         case VmState.OFF | VmState.SAVED | VmState.PAUSED:
             if forward.start and endpoint == forward.connect:
                 return finding(State.OK, f"{who} is {vm.state}, and the first connection starts it")
-            advice = "start it, or write start = true, so that the first connection does"
+            advice = "start it, or set start = true so that the first connection does"
             return finding(State.FAILED, f"{who} is {vm.state}", advice)
         case VmState.STARTING | VmState.STOPPING:
-            return finding(State.DOUBTFUL, f"{who} is {vm.state}", "wait a little, and look again")
+            return finding(State.DOUBTFUL, f"{who} is {vm.state}", "wait a moment, then run the check again")
         case VmState.UNKNOWN:
-            return finding(State.DOUBTFUL, f"{who} is in a state that hvbridge does not know")
+            return finding(State.DOUBTFUL, f"{who} is in an unknown state")
 
 
 def _check_services(forward: Forward, context: Context) -> Iterator[Finding]:
@@ -174,7 +171,7 @@ def _check_services(forward: Forward, context: Context) -> Iterator[Finding]:
         if service in registered:
             yield finding(State.OK, f"{who} is registered as {quote(registered[service])}")
         else:
-            advice = f"on the host, once, as administrator, run: {context.register}"
+            advice = f"on the host, run once as administrator: {context.register}"
             yield finding(State.FAILED, f"{who} is not registered", advice)
 
 
@@ -184,33 +181,31 @@ async def _check_listen(forward: Forward, context: Context, failed: Set[Check]) 
     if fault := context.network.fault(endpoint, "listen"):
         return finding(State.FAILED, f"{endpoint}: {fault.what}", fault.advice)
     if context.emulated and isinstance(endpoint, OnVm):
-        return finding(State.NOT_APPLICABLE, f"{endpoint} is emulated, and is not tried")
+        return finding(State.NOT_APPLICABLE, f"{endpoint} is emulated and was not tried")
     if isinstance(endpoint, SystemdEndpoint):
-        return finding(
-            State.NOT_APPLICABLE, f"{endpoint} is what systemd listens on (systemctl list-sockets)"
-        )
+        return finding(State.NOT_APPLICABLE, f"systemd binds {endpoint} (see systemctl list-sockets)")
     located = _located(endpoint, context.vms)
     if located is None:
-        return finding(State.NOT_APPLICABLE, f"{endpoint} is not tried, for want of its VM")
+        return finding(State.NOT_APPLICABLE, f"{endpoint} was not tried, because its VM was not found")
     try:
         listeners = await context.network.listen(located, ListenOptions())
     except ListenError as error:
         if error.cause is Cause.IN_USE:
             holder = await ports.holder(context.machine, located)
             summary = f"{endpoint}: {error.cause}" + (
-                f" by {holder}" if holder else ", by whom does not show"
+                f" by {holder}" if holder else ", by an unknown process"
             )
             if holder and not holder.may_be_hvbridge:
                 return finding(State.FAILED, summary, error.advice)
-            return finding(
-                State.DOUBTFUL, summary, f"if it is not this very config that runs, {error.advice}"
-            )
+            return finding(State.DOUBTFUL, summary, f"unless this config is already running, {error.advice}")
         if isinstance(located, TcpEndpoint) and context.machine.platform == "win32":
-            kept = await ports.excluded_range(context.machine, located.port)
-            if kept is not None:
-                summary = f"{endpoint}: Windows keeps the ports {kept.start}-{kept.stop - 1} for itself"
+            reserved = await ports.excluded_range(context.machine, located.port)
+            if reserved is not None:
+                summary = f"{endpoint}: Windows reserves the ports {reserved.start}-{reserved.stop - 1}"
                 return finding(
-                    State.FAILED, summary, "use a port outside; Hyper-V picks such ranges at each boot"
+                    State.FAILED,
+                    summary,
+                    "use a port outside this range; Hyper-V picks new ranges at each boot",
                 )
         return finding(State.FAILED, f"{endpoint}: {error.why}", _advice(error, failed))
     for listener in listeners:
@@ -225,27 +220,29 @@ async def _check_dial(forward: Forward, context: Context, failed: Set[Check]) ->
         return finding(State.FAILED, f"{endpoint}: {fault.what}", fault.advice)
     located = _located(endpoint, context.vms)
     if located is None:
-        return finding(State.NOT_APPLICABLE, f"{endpoint} is not tried, for want of its VM")
+        return finding(State.NOT_APPLICABLE, f"{endpoint} was not tried, because its VM was not found")
     options = DialOptions(min(forward.dial_timeout, _LONGEST_DIAL), connect_mode=forward.connect_mode)
     began = trio.current_time()
     try:
         stream = await context.network.dial(located, options)
     except DialError as error:
         if error.cause is Cause.NOT_RUNNING and forward.start:
-            return finding(State.NOT_APPLICABLE, f"{endpoint} is not there until its VM has been started")
+            return finding(
+                State.NOT_APPLICABLE, f"{endpoint} cannot be reached until its VM has been started"
+            )
         return finding(State.FAILED, f"{endpoint}: {error.why}", _advice(error, failed))
     milliseconds = (trio.current_time() - began) * 1000
     async with stream:
         with suppress(trio.BrokenResourceError):
-            await stream.send_eof()  # an end, where a bare close may look like a failure to the other side
-    return finding(State.OK, f"{endpoint} connects, in {milliseconds:.0f} ms; nothing was sent")
+            await stream.send_eof()  # a bare close may look like a failure to the peer
+    return finding(State.OK, f"{endpoint} connected in {milliseconds:.0f} ms; nothing was sent")
 
 
 def _located(endpoint: Endpoint, vms: Vms | None) -> Endpoint | None:
-    """``endpoint`` with the id of its VM for a name; None when the name means no VM."""
+    """``endpoint`` with its VM's name replaced by the id; None if there is no such VM."""
     if not isinstance(endpoint, NamedHypervEndpoint):
         return endpoint
-    assert vms is not None  # where VMs have no names, that is a fault of the endpoint
+    assert vms is not None  # without VMs, `Network.fault` has refused the endpoint
     try:
         vm = vms.find(endpoint)
     except VmError:
@@ -254,6 +251,6 @@ def _located(endpoint: Endpoint, vms: Vms | None) -> Endpoint | None:
 
 
 def _advice(error: TransportError, failed: Set[Check]) -> str:
-    """What to do: what another check says of this forward, where that explains the failure."""
+    """What to do: see the failed check that explains this error, if there is one, else follow the error's advice."""
     explained = [check for check in CHECKS_OF_CAUSE[error.cause] if check in failed]
-    return f"first mend what {' and '.join(explained)} says" if explained else error.advice
+    return f"first fix what {' and '.join(explained)} reports" if explained else error.advice

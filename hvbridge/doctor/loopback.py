@@ -1,7 +1,4 @@
-"""The ways in which a Hyper-V socket can connect, tried within this partition.
-
-Owns: a listener on HV_GUID_LOOPBACK and a connection to it in each mode. Refuses: VMs.
-"""
+"""Tests each connect mode of Hyper-V sockets over HV_GUID_LOOPBACK, within this partition."""
 
 import uuid
 from contextlib import suppress
@@ -17,45 +14,45 @@ from hvbridge.transport.options import ConnectMode, DialOptions, ListenOptions
 from hvbridge.transport.stream import HandshakeError, SocketStream
 
 _DIAL_TIMEOUT = 3.0
-_PATIENCE = 5.0
-"""Seconds, of which a connection that stays in one machine needs none."""
+_TEST_TIMEOUT = 5.0
+"""Seconds; a connection within one machine takes far less."""
 _GREETING = b"hvbridge doctor"
 
 
 async def check_connect_mode(network: Network) -> Finding:
-    """Connect within this partition in each mode, and pass a few bytes."""
+    """Connect within this partition in each mode, and exchange a few bytes."""
     here = HypervEndpoint(LOOPBACK, uuid.uuid4())
     try:
         (listener,) = await network.listen(here, ListenOptions())
     except TransportError as error:
-        return _untried(error)
+        return _untested(error)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(trio.serve_listeners, _greet, [listener])
         nonblocking = await _failure(network, here, "nonblocking")
         thread = await _failure(network, here, "thread")
         nursery.cancel_scope.cancel()
     if nonblocking is None and thread is None:
-        return Finding(Check.CONNECT_MODE, State.OK, "nonblocking and thread both connect, over loopback")
+        return Finding(Check.CONNECT_MODE, State.OK, "nonblocking and thread both connect over loopback")
     if nonblocking is None:
-        summary = f"nonblocking connects, over loopback; thread does not: {_why(thread)}"
-        return Finding(Check.CONNECT_MODE, State.DOUBTFUL, summary, "leave connect_mode as it is by default")
+        summary = f"nonblocking connects over loopback; thread does not: {_why(thread)}"
+        return Finding(Check.CONNECT_MODE, State.DOUBTFUL, summary, "leave connect_mode at its default")
     if thread is None:
         return Finding(
             Check.CONNECT_MODE,
             State.DOUBTFUL,
-            f"thread connects, over loopback; nonblocking does not: {_why(nonblocking)}",
-            'auto finds this out at its first dial; connect_mode = "thread" spares it that',
+            f"thread connects over loopback; nonblocking does not: {_why(nonblocking)}",
+            'auto detects this at its first dial; connect_mode = "thread" saves the attempt',
         )
     if isinstance(nonblocking, DialError) and nonblocking.cause is Cause.NOT_PERMITTED:
-        return _untried(nonblocking)
+        return _untested(nonblocking)
     summary = f"nothing connects over loopback; nonblocking: {_why(nonblocking)}; thread: {_why(thread)}"
-    advice = "see whether dial fares better; if not, Hyper-V sockets do not work on this machine"
+    advice = "see whether the dial check succeeds; if not, Hyper-V sockets do not work on this machine"
     return Finding(Check.CONNECT_MODE, State.FAILED, summary, advice)
 
 
-def _untried(error: TransportError) -> Finding:
-    """A service that is registered nowhere may be refused, on loopback as elsewhere: that says nothing of the modes."""
-    summary = f"loopback cannot be tried: {error.why}"
+def _untested(error: TransportError) -> Finding:
+    """A test that failed early. NOT_PERMITTED says nothing about the modes: the test's service is not registered."""
+    summary = f"loopback could not be tested: {error.why}"
     if error.cause is Cause.NOT_PERMITTED:
         return Finding(Check.CONNECT_MODE, State.DOUBTFUL, summary)
     advice = "turn on Hyper-V, or the Virtual Machine Platform, in the Windows features"
@@ -64,7 +61,7 @@ def _untried(error: TransportError) -> Finding:
 
 async def _failure(network: Network, here: HypervEndpoint, mode: ConnectMode) -> DialError | str | None:
     """Why a connection in ``mode`` fails; None when it works."""
-    with trio.move_on_after(_PATIENCE):
+    with trio.move_on_after(_TEST_TIMEOUT):
         try:
             async with await network.dial(here, DialOptions(_DIAL_TIMEOUT, connect_mode=mode)) as client:
                 if await client.receive_some() == _GREETING:
@@ -73,16 +70,16 @@ async def _failure(network: Network, here: HypervEndpoint, mode: ConnectMode) ->
             return error
         except trio.BrokenResourceError as error:
             return str(error)
-    return "it connects, and no bytes pass"
+    return "it connects, but no data arrives"
 
 
 async def _greet(client: SocketStream) -> None:
-    """Greet a client; one that is gone, because its connect failed halfway, is none of our business."""
+    """Greet a client. It may already be gone, if its connect failed halfway."""
     async with client:
         with suppress(trio.BrokenResourceError, HandshakeError):
             await client.do_handshake()
             await client.send_all(_GREETING)
-            await client.receive_some()  # until it has heard
+            await client.receive_some()  # until the client has read it
 
 
 def _why(failure: DialError | str | None) -> str:

@@ -1,7 +1,4 @@
-"""Who has an address that cannot be listened on.
-
-Owns: what /proc, `ss`, `netstat`, `tasklist` and `netsh` say of that. Refuses: ending anybody.
-"""
+"""Finds the process that listens on an address, from /proc, `ss`, `netstat`, `tasklist` and `netsh`."""
 
 import csv
 import re
@@ -38,7 +35,7 @@ class Holder(NamedTuple):
 
     pid: int
     program: str
-    """Its name; on Windows those of the services in it, too."""
+    """Its name; for svchost.exe, also the services in it."""
     may_be_hvbridge: bool
 
     def __str__(self) -> str:
@@ -46,7 +43,7 @@ class Holder(NamedTuple):
 
 
 async def holder(machine: Machine, endpoint: Endpoint) -> Holder | None:
-    """Find who listens on ``endpoint``; None when it cannot be told."""
+    """Find the process that listens on ``endpoint``; None if it cannot be determined."""
     if machine.platform == "win32":
         return await _windows_holder(machine, endpoint) if isinstance(endpoint, TcpEndpoint) else None
     if isinstance(endpoint, VsockEndpoint | HypervEndpoint):
@@ -60,7 +57,7 @@ async def holder(machine: Machine, endpoint: Endpoint) -> Holder | None:
 
 
 class Listening(NamedTuple):
-    """A listening socket of Linux."""
+    """A listening socket on Linux."""
 
     endpoint: Endpoint
     inode: int
@@ -83,7 +80,7 @@ def _listening(machine: Machine) -> Iterator[Listening]:
 
 
 def _descriptors(process: Path) -> Iterator[str]:
-    """What the descriptors of a process are; nothing for a process of another user, or one that is gone."""
+    """The targets of a process's descriptors; none for another user's process, or one that has exited."""
     with suppress(OSError):
         for descriptor in (process / "fd").iterdir():
             with suppress(OSError):
@@ -91,7 +88,7 @@ def _descriptors(process: Path) -> Iterator[str]:
 
 
 def parse_proc_tcp(text: str) -> Iterator[Listening]:
-    """Read the listening sockets of /proc/net/tcp or tcp6: addresses are 32-bit words in the machine's order."""
+    """Parse the listening sockets from /proc/net/tcp or tcp6. Addresses are 32-bit words in native byte order."""
     for row in (line.split() for line in text.splitlines()[1:]):
         if len(row) < 10 or row[3] != _LISTEN:
             continue
@@ -103,14 +100,14 @@ def parse_proc_tcp(text: str) -> Iterator[Listening]:
 
 
 def parse_proc_unix(text: str) -> Iterator[Listening]:
-    """Read the listening sockets of /proc/net/unix that have a path."""
+    """Parse the listening sockets with a path from /proc/net/unix."""
     for row in (line.split(maxsplit=7) for line in text.splitlines()[1:]):
         if len(row) == 8 and int(row[3], 16) & _ACCEPTS:
             yield Listening(UnixEndpoint(row[7]), int(row[6]))
 
 
 def parse_vsock_holder(text: str, port: int | None) -> Holder | None:
-    """Read in what `ss --listening --vsock --numeric --no-header -p` printed who listens on ``port``."""
+    """Parse who listens on ``port`` from the output of `ss --listening --vsock --numeric --no-header -p`."""
     for line in text.splitlines():
         row = line.split()
         process = re.search(r'\(\("([^"]+)",pid=(\d+)', line)
@@ -134,9 +131,9 @@ async def _windows_holder(machine: Machine, endpoint: TcpEndpoint) -> Holder | N
 
 
 def parse_netstat(text: str) -> Iterator[tuple[TcpEndpoint, int]]:
-    """Read the listening sockets, and their processes, in what `netstat -ano` printed.
+    """Parse the listening sockets and their process ids from the output of `netstat -ano`.
 
-    The word for LISTENING is translated; a listening socket is one whose other end has port 0.
+    The word LISTENING is translated, so a listening socket is recognized by remote port 0.
     """
     for row in (line.split() for line in text.splitlines()):
         if len(row) < 4 or row[0] != "TCP" or not row[2].endswith(":0") or not row[-1].isdecimal():
@@ -148,7 +145,7 @@ def parse_netstat(text: str) -> Iterator[tuple[TcpEndpoint, int]]:
 
 
 def parse_tasklist(text: str, pid: int) -> str:
-    """Read the name of a process, and its services, in what `tasklist /svc /fo csv /nh` printed; "" when it is gone."""
+    """Parse a process's name and services from the output of `tasklist /svc /fo csv /nh`; "" if it has exited."""
     for row in csv.reader(text.splitlines()):
         if len(row) > 2 and row[1] == str(pid):
             name, services = row[0], row[2]
@@ -157,13 +154,13 @@ def parse_tasklist(text: str, pid: int) -> str:
 
 
 async def excluded_range(machine: Machine, port: int) -> range | None:
-    """Find the range of ports, with ``port`` in it, that Windows keeps from everybody."""
+    """Return the port range that contains ``port`` and that Windows has reserved."""
     printed = await machine.printed_by("netsh.exe", "interface", "ipv4", "show", "excludedportrange", "tcp")
     ranges = parse_excluded_ranges(printed.text if printed else "")
     return next((found for found in ranges if port in found), None)
 
 
 def parse_excluded_ranges(text: str) -> list[range]:
-    """Read what `netsh interface ipv4 show excludedportrange tcp` printed; the asterisk marks an administrator's."""
+    """Parse the output of `netsh interface ipv4 show excludedportrange tcp`. An asterisk marks an administrator's."""
     rows = re.findall(r"^\s*(\d+)\s+(\d+)\s*\*?\s*$", text, re.MULTILINE)
     return [range(int(first), int(last) + 1) for first, last in rows]

@@ -1,7 +1,4 @@
-"""The facts of a machine, as the checks ask for them.
-
-Owns: running the system's programs and reading its files, with a bound on the time. Refuses: what they mean.
-"""
+"""Gathers facts about a machine: runs system programs, with a timeout, and reads files. The checks interpret them."""
 
 import os
 import socket
@@ -17,8 +14,8 @@ import trio
 
 from hvbridge.hyperv.process import Run, run_program
 
-_PATIENCE = 15.0
-"""Seconds for a program of the system to answer; each of them takes well under one."""
+_PROGRAM_TIMEOUT = 15.0
+"""Seconds for a system program to finish; each takes well under one."""
 
 _ENCODING = "oem" if sys.platform == "win32" else "utf-8"
 
@@ -28,14 +25,14 @@ _IOCTL_GET_LOCAL_CID = 0x7B9
 
 @dataclass(frozen=True, slots=True)
 class Printed:
-    """What a program printed on standard output, and the code that it ended with."""
+    """A program's exit code and standard output."""
 
     code: int
     text: str
 
 
 async def _run_system_program(command: Sequence[str]) -> "subprocess.CompletedProcess[bytes]":
-    """Run a program of the system, never one of its name in the directory that happens to be the current one."""
+    """Run a system program, never one of the same name in the current directory."""
     name, *arguments = command
     if sys.platform == "win32":
         name = str(Path(os.environ.get("SYSTEMROOT", r"C:\Windows"), "System32", name))
@@ -51,36 +48,36 @@ class Machine:
     families: frozenset[str] = frozenset(
         family for family in ("AF_HYPERV", "AF_VSOCK") if hasattr(socket, family)
     )
-    """The address families of which Python knows."""
+    """The address families that Python has."""
     root: Path = Path("/")
-    """Where its file system begins."""
+    """The root of its file system."""
     run: Run = _run_system_program
 
     async def printed_by(self, *command: str) -> Printed | None:
-        """Run a program; None when it is not there, or does not end."""
+        """Run a program; None if it does not exist or does not finish in time."""
         try:
-            with trio.fail_after(_PATIENCE):
+            with trio.fail_after(_PROGRAM_TIMEOUT):
                 done = await self.run(command)
         except (OSError, trio.TooSlowError):
             return None
-        encoding = "utf-16-le" if b"\0" in done.stdout else _ENCODING  # which wsl.exe prints
+        encoding = "utf-16-le" if b"\0" in done.stdout else _ENCODING  # as from wsl.exe
         return Printed(done.returncode, done.stdout.decode(encoding, "replace"))
 
     def path(self, path: str) -> Path:
-        """Return where the absolute ``path`` of that machine is."""
+        """Return ``path``, absolute on that machine, below `root`."""
         return self.root / path.lstrip("/")
 
     def read(self, path: str) -> str:
-        """Read a file; "" when it cannot be read."""
+        """Read a file; "" if it cannot be read."""
         try:
             return self.path(path).read_text("utf-8", "replace")
         except OSError:
             return ""
 
     def local_cid(self) -> int:
-        """Return the CID that AF_VSOCK has here. Raises OSError."""
+        """Return the local AF_VSOCK CID. Raises OSError."""
         if sys.platform == "win32":
-            raise OSError("AF_VSOCK is there on Linux only")
+            raise OSError("AF_VSOCK exists only on Linux")
         import fcntl
 
         with self.path("/dev/vsock").open("rb", buffering=0) as device:

@@ -25,22 +25,22 @@ class Cause(StrEnum):
 
     NOT_RUNNING = "the VM is not running"
     VM_NOT_STARTED = "the VM could not be started"
-    NOBODY_LISTENING = "nobody answers on that service"
+    NOBODY_LISTENING = "no answer from that service"
     REFUSED = "the connection was refused"
     NOT_PERMITTED = "not permitted, or the service is not registered"
     OUT_OF_MEMORY = "out of memory for socket buffers"
     OUT_OF_DESCRIPTORS = "out of file descriptors"
-    TIMED_OUT = "no answer in time"
-    UNREACHABLE = "no route there"
+    TIMED_OUT = "timed out"
+    UNREACHABLE = "no route to that address"
     NAME_UNKNOWN = "the name cannot be found"
     IN_USE = "the address is in use"
     NO_DIRECTORY = "its directory does not exist"
     ADDRESS_NOT_LOCAL = "that address is not on this machine"
-    NOT_PASSED = "systemd has passed no listening stream socket of this name"
-    BUSY = "too many dials are waiting"
-    WRONG_ANSWER = "it is not the service that was expected"
-    UNAVAILABLE = "this machine has no such transport"
-    UNKNOWN = "the system refused"
+    NOT_PASSED = "systemd passed no listening stream socket of this name"
+    BUSY = "too many dials are pending"
+    WRONG_ANSWER = "it is not the expected service"
+    UNAVAILABLE = "this machine does not support that transport"
+    UNKNOWN = "the system call failed"
 
 
 # Winsock's numbers stand beside errno's: CPython maps only some of them, and trio reports SO_ERROR as it is.
@@ -91,14 +91,14 @@ _VSOCK_DIAL = {
 }
 
 _REGISTER = (
-    "on the host, once, as administrator, run: hvbridge services register --from CONFIG; "
-    "and be a member of Hyper-V Administrators"
+    "on the host, run once as administrator: hvbridge services register --from CONFIG; "
+    "and add the user to Hyper-V Administrators"
 )
 _LISTEN_THERE = "start hvbridge, or another listener for this service, on the other side"
 _ADVICE_DIAL: dict[type[Endpoint], dict[Cause, str]] = {
     HypervEndpoint: {
-        Cause.NOT_RUNNING: "start the VM, or let it boot, and check its id: (Get-VM -Name NAME).Id",
-        Cause.NOBODY_LISTENING: f"{_LISTEN_THERE}, or give dial_timeout more time",
+        Cause.NOT_RUNNING: "start the VM or wait until it has booted, and check its id: (Get-VM -Name NAME).Id",
+        Cause.NOBODY_LISTENING: f"{_LISTEN_THERE}, or raise dial_timeout",
         Cause.REFUSED: _LISTEN_THERE,
         Cause.NOT_PERMITTED: _REGISTER,
         Cause.OUT_OF_MEMORY: "close other connections, or set a smaller `buffer` on the listener",
@@ -106,54 +106,55 @@ _ADVICE_DIAL: dict[type[Endpoint], dict[Cause, str]] = {
     VsockEndpoint: {
         Cause.NOBODY_LISTENING: "start a listener on that port on the other side",
         Cause.UNAVAILABLE: "load a vsock transport first: modprobe hv_sock, or vsock_loopback for CID 1",
-        Cause.NOT_PERMITTED: "check the user's rights to AF_VSOCK",
+        Cause.NOT_PERMITTED: "check the user's permission to use AF_VSOCK",
     },
     TcpEndpoint: {
         Cause.REFUSED: "start the service there, or correct the port",
-        Cause.TIMED_OUT: "check that host and port are right and that no firewall drops them",
-        Cause.UNREACHABLE: "check the address and the machine's routes",
+        Cause.TIMED_OUT: "check the host and the port, and that no firewall drops the packets",
+        Cause.UNREACHABLE: "check the address and this machine's routes",
         Cause.NAME_UNKNOWN: "correct the host name, or write its IP address",
     },
     UnixEndpoint: {
-        Cause.NOBODY_LISTENING: "start the service that makes this socket, or correct the path",
-        Cause.REFUSED: "the file is there but its service is gone: start the service",
+        Cause.NOBODY_LISTENING: "start the service that creates this socket, or correct the path",
+        Cause.REFUSED: "the socket file exists, but its service is gone: start the service",
         Cause.NOT_PERMITTED: "give this user read and write permission on the socket",
     },
     SystemdEndpoint: {},
 }
 _ADVICE_LISTEN: dict[type[Endpoint], dict[Cause, str]] = {
     HypervEndpoint: {
-        Cause.IN_USE: "end the other listener, or use another service id (hvbridge guid makes one)",
-        Cause.ADDRESS_NOT_LOCAL: "listen on parent inside a VM or container only, on a host on the VM's id or children",
+        Cause.IN_USE: "stop the other listener, or use another service id (hvbridge guid generates one)",
+        Cause.ADDRESS_NOT_LOCAL: "listen on parent only inside a VM or container; "
+        "on a host, listen on a VM's id or on children",
         Cause.NOT_PERMITTED: _REGISTER,
     },
     VsockEndpoint: {
-        Cause.IN_USE: "end the other listener, or use another port",
+        Cause.IN_USE: "stop the other listener, or use another port",
         Cause.NOT_PERMITTED: "ports up to 1023 need CAP_NET_BIND_SERVICE: run with it, or use a higher port",
         Cause.UNAVAILABLE: "load the vsock module first: modprobe hv_sock",
         Cause.ADDRESS_NOT_LOCAL: "listen on `any`, or on this machine's own CID",
     },
     TcpEndpoint: {
-        Cause.IN_USE: "end the program that has the port, or use another port",
+        Cause.IN_USE: "stop the program that uses the port, or use another port",
         Cause.NOT_PERMITTED: "use a port above 1023, or one that Windows has not reserved "
         "(netsh int ipv4 show excludedportrange tcp)",
         Cause.ADDRESS_NOT_LOCAL: "use an address of this machine, such as 127.0.0.1",
         Cause.NAME_UNKNOWN: "correct the host name, or write an IP address",
     },
     UnixEndpoint: {
-        Cause.IN_USE: "end the program that listens there, or use another path",
-        Cause.NO_DIRECTORY: "make the directory first",
-        Cause.NOT_PERMITTED: "use a directory in which this user may write",
+        Cause.IN_USE: "stop the program that listens there, or use another path",
+        Cause.NO_DIRECTORY: "create the directory first",
+        Cause.NOT_PERMITTED: "use a directory that this user may write to",
     },
     SystemdEndpoint: {
         Cause.NOT_PASSED: "write a .socket unit with ListenStream= and this name as FileDescriptorName=, "
-        "and let it start hvbridge",
+        "and start hvbridge through it",
     },
 }
 _ADVICE_ANY = {
     Cause.OUT_OF_MEMORY: "close other connections, or raise the system's limits",
     Cause.OUT_OF_DESCRIPTORS: "raise the limit of open files (ulimit -n), or lower max_connections",
-    Cause.UNKNOWN: "look the error number up in the system's documentation",
+    Cause.UNKNOWN: "look up the error number in the system's documentation",
 }
 
 

@@ -207,7 +207,7 @@ def _unix() -> Transport:
 
 def _vsock() -> Transport:
     if sys.platform != "linux":
-        return _Unavailable("AF_VSOCK is there on Linux only", "write hyperv://VM/SERVICE")
+        return _Unavailable("AF_VSOCK exists only on Linux", "write hyperv://VM/SERVICE")
     from hvbridge.transport import vsock
 
     return vsock
@@ -218,4 +218,4 @@ def _systemd() -> Transport:
         from hvbridge.transport.socket_activation import SystemdTransport, inherited_sockets
 
         return SystemdTransport(inherited_sockets)
-    return _Unavailable("systemd is there on Linux only", "write tcp://127.0.0.1:PORT")
+    return _Unavailable("systemd exists only on Linux", "write tcp://127.0.0.1:PORT")

@@ -67,7 +67,9 @@ def _advice(name: str, inherited: Sockets) -> str:
     if not inherited:
         return ""  # the one of the table
     names = " and ".join(quote(other) for other in sorted(inherited))
-    return f"it passed {names}; write FileDescriptorName={name} in the .socket unit, or what it passed here"
+    return (
+        f"it passed {names}; set FileDescriptorName={name} in the .socket unit, or use a name that it passed"
+    )
 
 
 def _listener(inherited: socket.socket, options: ListenOptions) -> Listener:

@@ -32,7 +32,7 @@ async def test_livez_answers() -> None:
             {"rdp": "the upstream is down: no"},
         ),
         ([replace(SSH, state="draining"), RDP], {"ssh": "the forward is draining"}),
-        ([SSH, replace(RDP, health="failing")], {"rdp": "it has not been checked yet"}),
+        ([SSH, replace(RDP, health="failing")], {"rdp": "the upstream has not been checked yet"}),
     ],
     ids=["down", "draining", "unchecked"],
 )

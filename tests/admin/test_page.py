@@ -218,7 +218,7 @@ def test_connection_that_ended_by_itself_is_no_error(page: Page) -> None:
     page.bridge.end(1, Reason.EOF)
     page.wait(lambda: len(page.rows()) == 1)
     page.one("#confirm-yes").click()
-    page.wait_for_notice("ended by itself")
+    page.wait_for_notice("already closed")
     assert page.bridge.done == []
 
 
@@ -226,7 +226,7 @@ def test_drain_button_drains(page: Page) -> None:
     """Draining asks first; then the forward shows that it drains, and cannot be drained twice."""
     page.open()
     page.one(".forward button").click()
-    assert "1 connection" in page.one("#confirm-effect").text
+    assert "1 open connection" in page.one("#confirm-effect").text
     page.one("#confirm-yes").click()
     page.wait(lambda: "Draining" in page.one(".forward").text)
     page.one(".forward button").click()
@@ -275,7 +275,7 @@ def test_asks_for_the_token_until_it_is_right(page: Page) -> None:
     """A wrong token is told, the right one lets in, and a reload of the page does not ask again."""
     page.open(token=None)
     page.give("wrong")
-    page.wait(lambda: "does not know" in page.one("#token-wrong").text)
+    page.wait(lambda: "rejected" in page.one("#token-wrong").text)
     page.give(TOKEN)
     page.wait(lambda: page.all(".forward"))
     assert not page.one("#ask-token").is_displayed()

@@ -285,7 +285,7 @@ async def test_a_unix_socket_in_use_is_told_in_a_sentence(tmp_path: Path) -> Non
     async with serving(f"unix://{path}") as where:
         assert (await failure(where)).cause is Cause.IN_USE
         assert (await ask(where, "GET", "/livez")).status == 200
-    assert "make the directory first" in str(await failure(f"unix://{tmp_path}/none/admin.sock"))
+    assert "create the directory first" in str(await failure(f"unix://{tmp_path}/none/admin.sock"))
 
 
 async def test_a_client_that_talks_nonsense_harms_nobody(

@@ -150,7 +150,7 @@ async def test_readers_are_bounded(autojump_clock: MockClock) -> None:
         await trio.sleep(1)
         reply = await admin.ask("GET", EVENTS)
         assert reply.status == 503
-        assert "are connected already" in reply.json["error"]
+        assert "are already connected" in reply.json["error"]
         nursery.cancel_scope.cancel()
     async with reading(admin) as reader:
         await trio.sleep(0.1)

@@ -89,10 +89,10 @@ def test_status_says_what_keeps_a_bridge_from_being_ready(
 ) -> None:
     """When the bridge is not ready, `status` names the forwards that are not, and why."""
     bridge.change("/api/v1/status", ready=False)
-    reasons = {"ssh": "no answer in time"}
+    reasons = {"ssh": "timed out"}
     bridge.put("/readyz", {"ready": False, "forwards": reasons}, HTTPStatus.SERVICE_UNAVAILABLE)
     assert ask(endpoint) == EXIT_OK
-    assert capsys.readouterr().out.splitlines()[1] == "ssh: no answer in time"
+    assert capsys.readouterr().out.splitlines()[1] == "ssh: timed out"
 
 
 def test_status_prints_json_as_the_bridge_gave_it(
@@ -192,8 +192,8 @@ def test_a_config_without_admin_is_told_how_to_add_it(
     path = config(tmp_path)
     assert ask(None, path) == EXIT_USAGE
     assert capsys.readouterr().err == (
-        f"hvbridge: {path} has no [admin], so its bridge cannot be asked; add [admin] with "
-        'listen = "tcp://127.0.0.1:9180" and start hvbridge again, or write --admin URL\n'
+        f"hvbridge: {path} has no [admin] table, so its bridge cannot be queried; add [admin] with "
+        'listen = "tcp://127.0.0.1:9180" and restart hvbridge, or pass --admin URL\n'
     )
 
 
@@ -203,9 +203,9 @@ def test_a_config_without_admin_is_told_how_to_add_it(
         ("http://127.0.0.1:9180", '"http://" is not a scheme'),
         (
             "hyperv://parent/ssh",
-            "hyperv://parent/ssh is no admin endpoint; write tcp://HOST:PORT or unix:///PATH",
+            "hyperv://parent/ssh is not an admin endpoint; write tcp://HOST:PORT or unix:///PATH",
         ),
-        ("tcp://127.0.0.1:0", "tcp://127.0.0.1:0 cannot be asked: port 0 is for listeners"),
+        ("tcp://127.0.0.1:0", "cannot query tcp://127.0.0.1:0: port 0 is only for listeners"),
     ],
 )
 def test_what_cannot_be_asked_is_bad_usage(
@@ -235,7 +235,7 @@ def test_nothing_listens(capsys: pytest.CaptureFixture[str]) -> None:
     """Where nothing listens, the message asks whether hvbridge is running."""
     endpoint = f"tcp://127.0.0.1:{free_port()}"
     assert sentence(endpoint, capsys) == (
-        f"nothing listens on {endpoint}; is hvbridge running, and was [admin] in its config when it was started?"
+        f"nothing is listening on {endpoint}; is hvbridge running, and did its config have [admin] when it started?"
     )
 
 
@@ -243,7 +243,7 @@ def test_nothing_listens(capsys: pytest.CaptureFixture[str]) -> None:
 def test_no_socket_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A Unix socket that does not exist is told like a port on which nothing listens."""
     endpoint = f"unix://{tmp_path}/no.sock"
-    assert sentence(endpoint, capsys).startswith(f"nothing listens on {endpoint}; is hvbridge running")
+    assert sentence(endpoint, capsys).startswith(f"nothing is listening on {endpoint}; is hvbridge running")
 
 
 @posix_only
@@ -274,12 +274,12 @@ def test_a_token_is_wanted(
     """Without the token, or with a wrong one, the message says where it is found and how it is given."""
     bridge.token = "secret"
     assert sentence(endpoint, capsys) == (
-        f"{endpoint} wants a token; give the one that its [admin] token_file holds, by --token-file FILE "
+        f"{endpoint} requires a token; pass the one in its [admin] token_file with --token-file FILE "
         "or HVBRIDGE_ADMIN_TOKEN"
     )
     wrong = tmp_path / "wrong"
     wrong.write_text("wrong")
-    assert f"{endpoint} does not take this token; " in sentence(endpoint, capsys, token_file=wrong)
+    assert f"{endpoint} rejected this token; " in sentence(endpoint, capsys, token_file=wrong)
 
 
 @pytest.mark.parametrize("content", [b"", b"\nsecret", b"\x1b[m", b"\xff\xfes\0"])
@@ -288,7 +288,7 @@ def test_a_file_without_a_token(content: bytes, tmp_path: Path, capsys: pytest.C
     file = tmp_path / "token"
     file.write_bytes(content)
     assert ask("tcp://127.0.0.1:1", token_file=file) == EXIT_USAGE
-    assert "holds no token; its first line" in capsys.readouterr().err
+    assert "does not contain a valid token; its first line" in capsys.readouterr().err
 
 
 def test_a_token_file_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -313,8 +313,8 @@ def test_another_web_server(
     """A server that answers otherwise than hvbridge does is told to be none."""
     bridge.put("/api/v1/status", body, status_code)
     assert sentence(endpoint, capsys) == (
-        f"what answers on {endpoint} is not the admin endpoint of an hvbridge of this version; "
-        "compare with the listen of [admin] in its config"
+        f"the service on {endpoint} is not the admin endpoint of this version of hvbridge; "
+        "compare it with listen under [admin] in the config"
     )
 
 
@@ -323,7 +323,7 @@ def test_another_service(
     greeting: bytes, peer: Callable[[bytes | None], str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A service that does not speak HTTP, or closes at once, is no hvbridge either."""
-    assert "is not the admin endpoint of an hvbridge" in sentence(peer(greeting), capsys)
+    assert "is not the admin endpoint of this version" in sentence(peer(greeting), capsys)
 
 
 def test_a_bridge_that_hangs(
@@ -332,7 +332,7 @@ def test_a_bridge_that_hangs(
     """An endpoint that accepts and stays silent is given up after some seconds."""
     monkeypatch.setattr(admin_client, "_TIMEOUT", 0.1)
     endpoint = peer(None)
-    assert sentence(endpoint, capsys) == f"{endpoint} gives no answer within 0.1 s"
+    assert sentence(endpoint, capsys) == f"{endpoint} did not answer within 0.1 s"
 
 
 def test_a_refusal_is_told_in_the_words_of_the_bridge(
@@ -341,7 +341,7 @@ def test_a_refusal_is_told_in_the_words_of_the_bridge(
     """What the bridge does not let this user do, it says why itself."""
     bridge.put("/api/v1/reload", {"error": "set token_file"}, HTTPStatus.FORBIDDEN, method="POST")
     assert reload(NO_CONFIG, admin=endpoint, token_file=None) == EXIT_FAILURE
-    assert capsys.readouterr().err == f"hvbridge: {endpoint} answers: set token_file\n"
+    assert capsys.readouterr().err == f"hvbridge: {endpoint} answered: set token_file\n"
 
 
 @pytest.fixture

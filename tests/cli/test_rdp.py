@@ -71,9 +71,9 @@ def test_a_listener_on_all_addresses_is_reached_here(name: str, address: str, co
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("win-box-rpd", 'no forward is called "win-box-rpd"; did you mean win-box-rdp?'),
-        ("zzz", "there are win-box-rdp, everywhere, six, any-port, inward"),
-        ("any-port", "the port of any-port is picked anew at each start"),
+        ("win-box-rpd", 'there is no forward named "win-box-rpd"; did you mean win-box-rdp?'),
+        ("zzz", "the forwards are win-box-rdp, everywhere, six, any-port, inward"),
+        ("any-port", "the port of any-port changes at each start"),
         ("inward", "inward listens on hyperv://children/xrdp"),
     ],
 )
@@ -90,11 +90,11 @@ def test_a_file_is_never_replaced(config: Path, capsys: pytest.CaptureFixture[st
     """A file that is there may hold the user's settings, and stays."""
     Path("mine.rdp").write_text("mine")
     assert rdp("win-box-rdp", config, output=Path("mine.rdp")) == EXIT_FAILURE
-    assert "mine.rdp is there already" in capsys.readouterr().err
+    assert "mine.rdp already exists" in capsys.readouterr().err
     assert Path("mine.rdp").read_text() == "mine"
 
 
 def test_a_place_where_nothing_can_be_written(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A failure to write is told in a sentence."""
     assert rdp("win-box-rdp", config, output=Path("no") / "where.rdp") == EXIT_FAILURE
-    assert "cannot be written" in capsys.readouterr().err
+    assert "cannot write" in capsys.readouterr().err

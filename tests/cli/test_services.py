@@ -68,7 +68,7 @@ def host(request: pytest.FixtureRequest, tmp_path: Path) -> Host:
 def test_registered_listed_unregistered(host: Host) -> None:
     """A service comes and goes by its name, and each step can be repeated."""
     assert host("services", "register", "ssh") == f'registered "ssh" as {SSH}\n'
-    assert host("services", "register", "ssh") == f'"ssh" is registered already, as {SSH}\n'
+    assert host("services", "register", "ssh") == f'"ssh" is already registered as {SSH}\n'
     assert host("services", "register", "web", "--port", "80") == f'registered "web" as {WEB}\n'
     assert (
         host("services", "register", "my rdp", "--id", f"{{{RDP.upper()}}}")
@@ -100,7 +100,7 @@ def test_a_name_alone_gets_a_fresh_id_once(host: Host) -> None:
     before = host.services()
     ((service_id, name),) = before.items()
     assert (uuid.UUID(service_id).version, name) == (4, "mine")
-    assert f"already, as {service_id}" in host("services", "register", "mine")
+    assert f"already registered as {service_id}" in host("services", "register", "mine")
     assert host.services() == before
 
 
@@ -133,10 +133,10 @@ def test_a_config_registers_what_it_needs(host: Host, tmp_path: Path) -> None:
     ]
     assert host.services() == {SSH: "hvbridge a-ssh", WEB: "mine", RDP: "hvbridge rdp"}
     told = host("services", "register", "--from", config)
-    assert told == "every service that the config needs is registered already\n"
+    assert told == "every service that the config needs is already registered\n"
     plain = write_config(tmp_path / "config.toml", ("a", "127.0.0.1:0", "127.0.0.1:1"))
     told = host("services", "register", "--from", plain)
-    assert told == "no forward has a hyperv endpoint, so no service is needed\n"
+    assert told == "no forward has a hyperv endpoint, so no services are needed\n"
 
 
 def test_a_config_calls_services_by_name(host: Host, tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_a_config_calls_services_by_name(host: Host, tmp_path: Path) -> None:
     assert host.fails("services", "register", "--from", config) == (code, told)
     host("services", "register", "web", "--id", RDP)
     told = host("services", "register", "--from", config)
-    assert told == "every service that the config needs is registered already\n"
+    assert told == "every service that the config needs is already registered\n"
     (plan,) = json.loads(host("check", config, "--json"))["forwards"]
     assert plan["connect"] == f"hyperv://{VM}/web"
     assert '"ElementName"="web"' in host("services", "register", "--from", config, "--export", "reg")
@@ -156,25 +156,25 @@ def test_a_config_calls_services_by_name(host: Host, tmp_path: Path) -> None:
 
 
 MISTAKES = [
-    (["register"], 2, "write either a NAME"),
-    (["register", "a", "--from", "x.toml"], 2, "write either a NAME"),
-    (["register", "--from", "no-such.toml"], 2, "no-such.toml: there is no such file"),
+    (["register"], 2, "write either NAME"),
+    (["register", "a", "--from", "x.toml"], 2, "write either NAME"),
+    (["register", "--from", "no-such.toml"], 2, "no-such.toml: no such file"),
     (["register", "a", "--id", "1234"], 2, '"1234" is not a GUID; write 8-4-4-4-12 hexadecimal digits'),
     (["register", "a", "--port", "4294967295"], 2, "vsock port 4294967295 is out of range"),
-    (["register", "a", "--id", RDP, "--port", "22"], 2, "--id and --port both tell the id"),
+    (["register", "a", "--id", RDP, "--port", "22"], 2, "--id and --port both set the service id"),
     (["register", "ssh", "--port", "23"], 2, f'"ssh" is the well-known name of {SSH}'),
     (["register", "taken", "--port", "23"], 2, f'"taken" is registered as {WEB}; write another name'),
     (["register", "22"], 2, '"22" is an id, not a name'),
     (["register", RDP], 2, "is an id, not a name"),
-    (["register", "a/b"], 2, '"a/b" cannot stand in an endpoint'),
-    (["register", " a"], 2, '" a" cannot stand in an endpoint'),
-    (["register", ""], 2, '"" cannot stand in an endpoint'),
-    (["register", "{a}"], 2, '"{a}" cannot stand in an endpoint'),
-    (["register", "a\nb"], 2, '"a\\nb" cannot stand in an endpoint'),
+    (["register", "a/b"], 2, '"a/b" cannot be used in an endpoint'),
+    (["register", " a"], 2, '" a" cannot be used in an endpoint'),
+    (["register", ""], 2, '"" cannot be used in an endpoint'),
+    (["register", "{a}"], 2, '"{a}" cannot be used in an endpoint'),
+    (["register", "a\nb"], 2, '"a\\nb" cannot be used in an endpoint'),
     (["register", "a", "--export", "txt"], 2, "'txt' is not one of 'reg', 'powershell'"),
-    (["unregister", "taken!"], 2, 'no service is called "taken!"; did you mean "taken"?'),
-    (["unregister", "zzz"], 2, "write a name or an id that `hvbridge services list` shows"),
-    (["unregister", "twins"], 2, '2 services are called "twins"; write the id of one'),
+    (["unregister", "taken!"], 2, 'there is no service named "taken!"; did you mean "taken"?'),
+    (["unregister", "zzz"], 2, "write a name or an id from `hvbridge services list`"),
+    (["unregister", "twins"], 2, '2 services are named "twins"; write the id of one'),
 ]
 
 
@@ -220,7 +220,7 @@ def test_whoever_may_not_is_told_what_to_run(
         "unregister ssh": f"services unregister {SSH}",
     }[command]
     assert code == 1
-    assert f"run this in a command prompt opened as administrator: hvbridge {full} (where" in told
+    assert f"run this in a command prompt opened as administrator: hvbridge {full} (if" in told
     assert "--export reg" in told
 
 
@@ -245,7 +245,7 @@ def test_without_a_host_it_is_told_where_to_go(arguments: list[str]) -> None:
     """On a machine that is no host the message says where services are registered, and what works here."""
     code, told = Host().fails("services", *arguments)
     assert code == 1
-    assert "registered on a Hyper-V host, and this machine is none; run this there, or let --export" in told
+    assert "registered on a Hyper-V host, and this machine is not one; run this on the host, or write" in told
 
 
 def test_a_vm_has_no_registry(tmp_path: Path) -> None:
@@ -259,8 +259,8 @@ def test_a_vm_has_no_registry(tmp_path: Path) -> None:
     assert (code, told) == (
         1,
         (
-            "hvbridge: services are registered on a Hyper-V host, and this machine is none; run this there, "
-            "or let --export reg or --export powershell write down here what to register"
+            "hvbridge: services are registered on a Hyper-V host, and this machine is not one; run this on the host, "
+            "or write a file for it with --export reg or --export powershell"
         ),
     )
 
@@ -295,4 +295,4 @@ def test_vms_without_a_host() -> None:
     """On a machine that is no host there are no VMs to list, and the message says so."""
     code, told = Host().fails("vms")
     assert code == 1
-    assert "only a Hyper-V host knows VMs" in told
+    assert "only a Hyper-V host can list VMs" in told

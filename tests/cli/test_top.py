@@ -64,7 +64,7 @@ def test_throughput_is_that_between_two_snapshots() -> None:
     now = snapshot(2, [forward("ssh", client_to_upstream=2048, upstream_to_client=5 << 20)])
     head, _, _, row, *_ = screen(now, before)
     assert cells(row) == ["ssh", "2/1024", "1.0 KiB/s", "2.0 MiB/s", "up", "5.0 MiB"]
-    assert cells(head) == ["hvbridge 0.1.0", "ready", "up 2h 3m", "2 open", "2.0 MiB/s in all"]
+    assert cells(head) == ["hvbridge 0.1.0", "ready", "up 2h 3m", "2 open", "2.0 MiB/s in total"]
 
 
 @pytest.mark.parametrize("before", [None, snapshot(0, started=datetime(2026, 1, 1, tzinfo=UTC))])
@@ -226,7 +226,7 @@ if sys.platform != "win32":
             """Each screen that was drawn whole, without its colours."""
             drawn = self.output.partition("\x1b[?1049h")[2].split("\x1b[H")[1:]
             plain = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", frame) for frame in drawn]
-            return [frame.replace("\r", "").split("\n") for frame in plain if "q ends" in frame]
+            return [frame.replace("\r", "").split("\n") for frame in plain if "press q to quit" in frame]
 
         def wait(self) -> int:
             """Wait for the end, and return the exit code."""
@@ -252,7 +252,7 @@ if sys.platform != "win32":
 
     def test_a_terminal_is_filled_and_left_as_it_was(bridge: FakeAdmin, terminal: Terminal) -> None:
         """In 80x24, each frame has 24 lines of 80 columns, nothing is cleared between, and q gives all back."""
-        terminal.expect(r"(?s)q ends.*q ends")
+        terminal.expect(r"(?s)press q to quit.*press q to quit")
         terminal.type(b"q")
         assert terminal.wait() == 0
         for frame in terminal.frames():
@@ -265,27 +265,27 @@ if sys.platform != "win32":
 
     def test_a_new_size_is_taken(bridge: FakeAdmin, terminal: Terminal) -> None:
         """A terminal that becomes smaller is filled anew."""
-        terminal.expect("q ends")
+        terminal.expect("press q to quit")
         terminal.output = ""
         terminal.resize(50, 12)
-        terminal.expect("q ends")
+        terminal.expect("press q to quit")
         terminal.output = f"\x1b[?1049h{terminal.output}"
         assert {len(line) for line in terminal.frames()[-1]} == {50}
         assert len(terminal.frames()[-1]) == 12
 
     def test_ctrl_c_ends_it(bridge: FakeAdmin, terminal: Terminal) -> None:
         """Ctrl-C ends it as q does, without a word."""
-        terminal.expect("q ends")
+        terminal.expect("press q to quit")
         terminal.process.send_signal(signal.SIGINT)
         assert terminal.wait() == 0
         assert "Traceback" not in terminal.output
 
     def test_a_restart_is_watched(bridge: FakeAdmin, terminal: Terminal) -> None:
         """When the bridge fails it is told, and when it is back so is the view."""
-        terminal.expect("q ends")
+        terminal.expect("press q to quit")
         before = bridge.answers["GET", "/api/v1/status"]
         bridge.put("/api/v1/status", {"error": "just a moment"}, 503)
-        terminal.expect("answers: just a moment")
+        terminal.expect("answered: just a moment")
         terminal.output = ""
         bridge.answers["GET", "/api/v1/status"] = before
-        terminal.expect("q ends")
+        terminal.expect("press q to quit")

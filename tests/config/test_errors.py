@@ -55,10 +55,13 @@ TABLE = Path(__file__).with_name("faulty-configs.txt").read_text(encoding="utf-8
 """Configs, each with what the user is told: the config, a line of `---`, the lines told, a line of `===`."""
 
 UNPRINTABLE: list[tuple[bytes, str]] = [
-    (b"", "1:1: forward: there is no forward; write [[forward]] and below it name, listen and connect"),
+    (
+        b"",
+        "1:1: forward: the config has no forward; write [[forward]] and, below it, name, listen and connect",
+    ),
     (
         b"# later",
-        "1:1: forward: there is no forward; write [[forward]] and below it name, listen and connect",
+        "1:1: forward: the config has no forward; write [[forward]] and, below it, name, listen and connect",
     ),
     ('# grüße\nx = "'.encode() + b'\xff"', "2:6: this byte is not UTF-8; save the file as UTF-8"),
     (b'\xef\xbb\xbfx = "\xff"', "1:6: this byte is not UTF-8; save the file as UTF-8"),
@@ -66,9 +69,12 @@ UNPRINTABLE: list[tuple[bytes, str]] = [
         "[[forward]]".encode("utf-16"),
         "1:1: the file is in UTF-16, as Windows PowerShell writes it; save it as UTF-8",
     ),
-    (b'x = "\x07"', "1:6: a control character stands here; delete it"),
+    (b'x = "\x07"', "1:6: unexpected control character; delete it"),
     (b"x = " + b"1" * 5000, "1:1: a number has thousands of digits; write a shorter one"),
-    (b"x = " + b"[" * 2000, "1:1: lists or tables are nested too deep; write what the reference shows"),
+    (
+        b"x = " + b"[" * 2000,
+        "1:1: lists or tables are nested too deeply; write what the config reference shows",
+    ),
 ]
 
 
@@ -147,8 +153,8 @@ def test_a_name_cannot_be_looked_up_while_the_emulator_is_faulty() -> None:
     dir_fault, name_fault = load(emulator + forward(connect='"hyperv://parent/web"'))
     assert dir_fault.startswith("config.toml:2:7: emulator: dir: ")
     assert name_fault == (
-        'config.toml:6:11: forward "ssh": connect: the service "web" cannot be looked up: [emulator] is faulty; '
-        "mend that, or write a GUID, a vsock port, ssh or xrdp"
+        'config.toml:6:11: forward "ssh": connect: the service "web" cannot be looked up: [emulator] has faults; '
+        "fix that, or write a GUID, a vsock port, ssh or xrdp"
     )
 
 
@@ -162,7 +168,7 @@ def test_a_service_by_name_and_by_id_is_one_service() -> None:
     text = forward(listen='"hyperv://parent/80"') + SECOND.format(listen='"hyperv://parent/web"')
     assert load(text, lambda _: Machine(Registry())) == [
         (
-            'config.toml:8:10: forward "rdp": listen: forward "ssh" listens on hyperv://parent/80 already; '
+            'config.toml:8:10: forward "rdp": listen: forward "ssh" already listens on hyperv://parent/80; '
             "write another address"
         )
     ]
@@ -175,7 +181,7 @@ def test_a_missing_file_is_named() -> None:
     Path("configs").mkdir()
     with pytest.raises(ConfigError) as directory:
         load_config(Path("configs"), environ={}, machine_of=any_machine)
-    assert str(missing.value) == "absent.toml: there is no such file; write the path of a config"
+    assert str(missing.value) == "absent.toml: no such file; write the path of a config"
     assert str(directory.value) == "configs: this is a directory; write the path of a config in it"
 
 

@@ -95,7 +95,7 @@ async def test_all_is_well(emulator: Path) -> None:
     assert found[Check.VM].summary == f'"dev-box" ({DEV}) is running'
     assert found[Check.SERVICE].summary == f'ssh ({SSH}) is registered as "SSH"'
     assert re.fullmatch(
-        r"hyperv://dev-box/ssh connects, in \d+ ms; nothing was sent", found[Check.DIAL].summary
+        r"hyperv://dev-box/ssh connected in \d+ ms; nothing was sent", found[Check.DIAL].summary
     )
 
 
@@ -112,7 +112,7 @@ async def test_vm_is_off(emulator: Path) -> None:
     assert states(found) == {Check.LISTEN: State.OK, Check.VM: State.FAILED, Check.DIAL: State.FAILED}
     assert found[Check.VM].summary == f'"old-box" ({OLD}) is off'
     assert found[Check.DIAL].summary == "hyperv://old-box/ssh: the VM is not running"
-    assert found[Check.DIAL].advice == "first mend what vm says"
+    assert found[Check.DIAL].advice == "first fix what vm reports"
 
 
 async def test_vm_is_off_and_will_be_started(emulator: Path) -> None:
@@ -126,7 +126,7 @@ async def test_nobody_listens(emulator: Path) -> None:
     """A running VM with no listener leaves the dial without an answer, within its time."""
     found = await look(emulator, forward())
     assert states(found) == {Check.LISTEN: State.OK, Check.VM: State.OK, Check.DIAL: State.FAILED}
-    assert found[Check.DIAL].summary == "hyperv://dev-box/ssh: nobody answers on that service"
+    assert found[Check.DIAL].summary == "hyperv://dev-box/ssh: no answer from that service"
     assert found[Check.DIAL].advice.startswith("start hvbridge, or another listener")
 
 
@@ -135,8 +135,8 @@ async def test_service_is_not_registered(emulator: Path) -> None:
     found = await look(emulator, forward(), enforce=True)
     assert states(found)[Check.SERVICE] is State.FAILED
     assert found[Check.SERVICE].summary == f"ssh ({SSH}) is not registered"
-    assert found[Check.SERVICE].advice.endswith("as administrator, run: hvbridge services register")
-    assert found[Check.DIAL].advice == "first mend what service says"
+    assert found[Check.SERVICE].advice.endswith("as administrator: hvbridge services register")
+    assert found[Check.DIAL].advice == "first fix what service reports"
 
 
 async def test_name_is_unknown(emulator: Path) -> None:
@@ -275,14 +275,14 @@ async def test_a_port_is_taken_and_nobody_knows_by_whom() -> None:
     """Where the holder does not show, it may be hvbridge itself, and that is in doubt."""
     found = await listener_on_windows(Kernel(listen=OSError(10048, ""), cause=Cause.IN_USE))
     assert found.state is State.DOUBTFUL
-    assert found.summary == "tcp://127.0.0.1:2222: the address is in use, by whom does not show"
+    assert found.summary == "tcp://127.0.0.1:2222: the address is in use, by an unknown process"
 
 
 async def test_a_port_that_windows_keeps() -> None:
     """A listener that is not permitted is explained by the range that Windows keeps, where there is one."""
     kernel = Kernel(listen=OSError(10013, ""), cause=Cause.NOT_PERMITTED)
     found = await listener_on_windows(kernel, netsh="      2180        2279\r\n")
-    assert found.summary == "tcp://127.0.0.1:2222: Windows keeps the ports 2180-2279 for itself"
+    assert found.summary == "tcp://127.0.0.1:2222: Windows reserves the ports 2180-2279"
     found = await listener_on_windows(kernel, netsh="      5357        5357\r\n")
     assert found.summary.startswith("tcp://127.0.0.1:2222: not permitted")
 
@@ -354,12 +354,12 @@ async def test_a_registry_that_cannot_be_read(emulator: Path) -> None:
 
     class Locked(EmulatorRegistry):
         def services(self) -> list[Service]:
-            raise RegistrationError("the registry of Windows said: no")
+            raise RegistrationError("the Windows registry reported: no")
 
     network = emulated_network(emulator, HOST, enforce_registration=False)
     target = Target(network, Locked(emulator), str(emulator), [forward()])
     [found] = [finding for finding in await examine(target, NO_WINDOWS) if finding.check is Check.SERVICE]
-    assert (found.state, found.summary) == (State.DOUBTFUL, "the registry of Windows said: no")
+    assert (found.state, found.summary) == (State.DOUBTFUL, "the Windows registry reported: no")
 
 
 # What a config asks of a machine.
@@ -409,11 +409,11 @@ class Modes(Network):
     [
         ({}, State.OK, "nonblocking and thread both connect"),
         ({"nonblocking": Cause.UNKNOWN}, State.DOUBTFUL, 'connect_mode = "thread"'),
-        ({"thread": Cause.TIMED_OUT}, State.DOUBTFUL, "thread does not: no answer in time"),
+        ({"thread": Cause.TIMED_OUT}, State.DOUBTFUL, "thread does not: timed out"),
         ({"thread": Cause.UNKNOWN, "nonblocking": Cause.REFUSED}, State.FAILED, "nothing connects"),
-        ({"thread": Cause.NOT_PERMITTED, "nonblocking": Cause.NOT_PERMITTED}, State.DOUBTFUL, "be tried"),
-        ({"listen": Cause.NOT_PERMITTED}, State.DOUBTFUL, "loopback cannot be tried"),
-        ({"listen": Cause.UNKNOWN}, State.FAILED, "loopback cannot be tried"),
+        ({"thread": Cause.NOT_PERMITTED, "nonblocking": Cause.NOT_PERMITTED}, State.DOUBTFUL, "be tested"),
+        ({"listen": Cause.NOT_PERMITTED}, State.DOUBTFUL, "loopback could not be tested"),
+        ({"listen": Cause.UNKNOWN}, State.FAILED, "loopback could not be tested"),
     ],
 )
 async def test_connect_modes(tmp_path: Path, failures: dict[str, Cause], state: State, words: str) -> None:
@@ -499,6 +499,7 @@ def test_json(emulator: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "forward",
         "state",
         "summary",
+        "said",
         "advice",
     }
 
@@ -564,7 +565,7 @@ FINDINGS = [
     Finding(
         Check.RIGHTS, State.FAILED, "neither [a] member nor elevated", "join the group; then sign in again"
     ),
-    Finding(Check.WSL2, State.DOUBTFUL, "any does not hear WSL2"),
+    Finding(Check.WSL2, State.DOUBTFUL, "any does not accept from WSL2"),
     Finding(Check.SERVICE, State.NOT_APPLICABLE, "not needed", forward="ssh"),
 ]
 
@@ -582,7 +583,7 @@ def test_the_checklist() -> None:
         "✓ python       CPython 3.13.2, with Hyper-V sockets\n"
         "✗ rights       neither [a] member nor elevated\n"
         "               → join the group; then sign in again\n"
-        "! wsl2         any does not hear WSL2\n"
+        "! wsl2         any does not accept from WSL2\n"
         "\n"
         "ssh  tcp://127.0.0.1:0 → hyperv://dev-box/ssh\n"
         "– service      not needed\n"  # noqa: RUF001

@@ -154,9 +154,9 @@ GROUPS_GERMAN_ELEVATED = GROUPS_GERMAN.replace(b"Mittlere", b"Hohe").replace(b"S
         (GROUPS_ENGLISH, Role.HOST, State.OK, "a member of Hyper-V Administrators"),
         (GROUPS_GERMAN, Role.HOST, State.FAILED, "neither a member of Hyper-V Administrators nor elevated"),
         (GROUPS_GERMAN_MEMBER, Role.STOPPED_HOST, State.OK, "a member of Hyper-V Administrators"),
-        (GROUPS_GERMAN_ELEVATED, Role.HOST, State.OK, "elevated; hvbridge itself does not need to be"),
-        (GROUPS_GERMAN, Role.GUEST, State.NOT_APPLICABLE, "a guest needs none"),
-        (b"", Role.HOST, State.DOUBTFUL, "whoami.exe did not tell the groups of the user"),
+        (GROUPS_GERMAN_ELEVATED, Role.HOST, State.OK, "elevated; hvbridge does not need elevation"),
+        (GROUPS_GERMAN, Role.GUEST, State.NOT_APPLICABLE, "a guest needs no rights"),
+        (b"", Role.HOST, State.DOUBTFUL, "whoami.exe did not report the user's groups"),
     ],
 )
 async def test_rights(printed: bytes, role: Role, state: State, summary: str) -> None:
@@ -184,7 +184,10 @@ async def test_wsl2_does_not_hear_wildcards(answer: tuple[int, bytes], state: St
     finding = await windows.check_wsl2(machine("win32", {"wsl.exe --list --quiet": answer}), ["web", "db"])
     assert finding.state is state
     if state is State.DOUBTFUL:
-        assert finding.summary == "any and children do not hear WSL2 (Ubuntu, docker-desktop): web, db"
+        assert (
+            finding.summary
+            == "any and children do not accept connections from WSL2 (Ubuntu, docker-desktop): web, db"
+        )
 
 
 # Who has a port.

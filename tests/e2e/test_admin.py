@@ -151,7 +151,7 @@ def test_health_decides_about_readiness(place: Place, service: StartService) -> 
     connection.request("GET", "/readyz")
     response = connection.getresponse()
     assert response.status == 503
-    assert "not the service that was expected" in json.loads(response.read())["forwards"]["it"]
+    assert "not the expected service" in json.loads(response.read())["forwards"]["it"]
     connection.close()
 
 
@@ -174,7 +174,7 @@ def test_what_keeps_it_from_starting_is_one_sentence(what: str, place: Place, se
     message = done.stderr.decode()
     expected = {
         "taken": "the address is in use",
-        "no token": "holds no token",
+        "no token": "does not contain a valid token",
         "no token file": "cannot be read",
     }
     assert expected[what] in message

@@ -226,15 +226,15 @@ def test_demo_proves_itself() -> None:
     assert done.returncode == 0, shown
     assert shown.count("hvbridge is ready") == 2
     assert "says “This page came out of a VM that has no network.”" in shown
-    assert "the same on both ends" in shown
-    assert re.search(rf"{size} MiB there and back in [\d.]+ s, \d+ MiB/s", shown)
+    assert "identical on both ends" in shown
+    assert re.search(rf"{size} MiB each way in [\d.]+ s, \d+ MiB/s", shown)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C cannot be sent to one process alone on Windows")
 def test_demo_ends_with_ctrl_c(place: Place) -> None:
     """`demo` stays up to be tried, and Ctrl-C ends it cleanly."""
     demo = place.program(*MODULE, "demo")
-    url = demo.expect_line("It stays up: try").split("http://")[1].split("/")[0]
+    url = demo.expect_line("The demo keeps running: try").split("http://")[1].split("/")[0]
     with dial(int(url.partition(":")[2])) as client:
         client.sendall(b"GET / HTTP/1.0\r\n\r\n")
         assert b"<h1>" in receive_all(client)

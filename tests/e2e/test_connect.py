@@ -175,7 +175,7 @@ def test_ctrl_c_ends_it_quietly(service: StartService) -> None:
             "tcp://127.0.0.1:1",
             "the connection was refused (errno 111: Connection refused); start the service there",
         ),
-        (f"hyperv://{VM}/8", "nobody answers on that service; start hvbridge, or another listener"),
+        (f"hyperv://{VM}/8", "no answer from that service; start hvbridge, or another listener"),
         ("hyperv://6a0c8e2e-0000-4000-8000-00000000dead/7", "the VM is not running; start the VM"),
     ],
 )

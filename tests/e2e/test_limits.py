@@ -138,7 +138,7 @@ def test_a_health_check_notices_a_phantom(place: Place, service: StartService) -
     )
     bridge = place.bridge_of(health)
     line = json.loads(bridge.expect_line("upstream is down"))
-    assert "not the service that was expected" in line["cause"]
+    assert "not the expected service" in line["cause"]
     time.sleep(1.5)
     assert sum("upstream is down" in text for text in list(bridge.lines)) == 1
 

@@ -59,7 +59,7 @@ def test_hanging_dials_harm_nobody_else(way: Way) -> None:
         assert not [record for record in host.records() if record["reason"] == "dial failed"]
         assert all(is_reset(client) for client in silent)
         wait_until(lambda: len(failed(host)) == 5, "five closing records")
-    in_turn = [record for record in failed(host) if "nobody answers on that service" in record["detail"]]
+    in_turn = [record for record in failed(host) if "no answer from that service" in record["detail"]]
     queued = [record for record in failed(host) if "max_pending_dials" in record["detail"]]
     # The second may get the slot just as the first gives up; no third can.
     assert 1 <= len(in_turn) <= 2

@@ -81,7 +81,7 @@ def test_binds_all_or_none(place: Place) -> None:
     for port in ports:
         (line,) = (line for line in lines if f'forward "taken-{port}"' in line)
         assert f"cannot listen on tcp://127.0.0.1:{port}: the address is in use" in line
-        assert line.endswith("; end the program that has the port, or use another port")
+        assert line.endswith("; stop the program that uses the port, or use another port")
     assert "is ready" not in program.stderr
     assert not free.exists()
 

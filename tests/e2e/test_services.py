@@ -69,7 +69,7 @@ def test_an_unknown_name_is_told(place: Place) -> None:
     )
     done = hvbridge("connect", "hyperv://parent/app", environ=environ | {"HVBRIDGE_PARTITION": VM})
     assert done.returncode == 2
-    assert b"only a Hyper-V host has other names" in done.stderr
+    assert b"other names exist only on a Hyper-V host" in done.stderr
     config = place.config({"name": "app", "listen": "127.0.0.1:0", "connect": f"hyperv://{VM}/app"})
     done = hvbridge("check", config)
     assert done.returncode == 2

@@ -13,7 +13,7 @@ import pytest
 
 from .support import MODULE, PATIENCE, Place, Program, Service, dial, echo, environment, talk
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="systemd is there on Linux only")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="systemd exists only on Linux")
 
 StartService = Callable[[Callable[[socket.socket], None]], Service]
 
@@ -60,9 +60,9 @@ def test_without_its_sockets_it_says_what_to_do(place: Place) -> None:
     program = place.program(*MODULE, "run", place.config(forward("systemd://echo", "tcp://127.0.0.1:1")))
     assert program.wait() == 1
     assert program.stderr == (
-        'hvbridge: forward "echo": cannot listen on systemd://echo: systemd has passed no listening stream socket '
-        "of this name; write a .socket unit with ListenStream= and this name as FileDescriptorName=, and let it start "
-        "hvbridge"
+        'hvbridge: forward "echo": cannot listen on systemd://echo: systemd passed no listening stream socket '
+        "of this name; write a .socket unit with ListenStream= and this name as FileDescriptorName=, and start "
+        "hvbridge through it"
     )
 
 

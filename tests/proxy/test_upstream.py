@@ -88,7 +88,7 @@ async def test_dials_at_once_are_bounded(make: Make, autojump_clock: trio.testin
         await trio.sleep(10.5)
         assert pending == 2
         assert len(failures) == 3
-        assert "too many dials are waiting" in failures[0]
+        assert "too many dials are pending" in failures[0]
         nursery.cancel_scope.cancel()
 
 

@@ -13,7 +13,7 @@ import trio.testing
 
 from hvbridge.service.sd_notify import Notifier, watch, watchdog_seconds
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="systemd is there on Linux only")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="systemd exists only on Linux")
 
 
 @pytest.fixture

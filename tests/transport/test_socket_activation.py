@@ -20,7 +20,7 @@ from hvbridge.transport.options import DialOptions, ListenOptions
 if sys.platform == "linux":
     from hvbridge.transport.socket_activation import SystemdTransport, systemd_sockets
 
-linux_only = pytest.mark.skipif(sys.platform != "linux", reason="systemd is there on Linux only")
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="systemd exists only on Linux")
 
 WEB = SystemdEndpoint("web")
 
@@ -103,14 +103,14 @@ async def test_a_name_that_was_not_passed_is_told() -> None:
         await transport({}).listen(WEB, ListenOptions())
     assert alone.value.cause is Cause.NOT_PASSED
     assert str(alone.value) == (
-        "cannot listen on systemd://web: systemd has passed no listening stream socket of this name; write a .socket "
-        "unit with ListenStream= and this name as FileDescriptorName=, and let it start hvbridge"
+        "cannot listen on systemd://web: systemd passed no listening stream socket of this name; write a .socket "
+        "unit with ListenStream= and this name as FileDescriptorName=, and start hvbridge through it"
     )
     with pytest.raises(ListenError) as other:
         await transport({"ssh": [], "hvbridge.socket": []}).listen(WEB, ListenOptions())
     assert str(other.value).endswith(
-        '; it passed "hvbridge.socket" and "ssh"; write FileDescriptorName=web in the .socket unit, or what it '
-        "passed here"
+        '; it passed "hvbridge.socket" and "ssh"; set FileDescriptorName=web in the .socket unit, or use a '
+        "name that it passed"
     )
 
 
@@ -141,7 +141,7 @@ def test_other_systems_have_no_systemd(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(network_module.sys, "platform", "darwin")
     transport = network_module._systemd()
     assert str(transport.fault(parse_endpoint("systemd://web"), "listen")) == (
-        "systemd is there on Linux only; write tcp://127.0.0.1:PORT"
+        "systemd exists only on Linux; write tcp://127.0.0.1:PORT"
     )
 
 

@@ -229,6 +229,6 @@ async def test_nobody_listens(bridge: Bridge, lane: str) -> None:
     cid = {"loopback": "local", "pair": "3"}[lane]
     assert record["reason"] == "dial failed"
     assert record["detail"] == (
-        f"cannot dial vsock://{cid}:9: nobody answers on that service (errno 104: Connection reset by peer); "
+        f"cannot dial vsock://{cid}:9: no answer from that service (errno 104: Connection reset by peer); "
         "start a listener on that port on the other side"
     )

@@ -36,7 +36,7 @@ async def look(*forwards: Forward) -> dict[Check, Finding]:
 async def test_every_mode_connects(partitions: Partitions) -> None:
     """Over loopback both modes connect, and the bytes arrive."""
     found = await check_connect_mode(native_network())
-    assert (found.state, found.summary) == (State.OK, "nonblocking and thread both connect, over loopback")
+    assert (found.state, found.summary) == (State.OK, "nonblocking and thread both connect over loopback")
 
 
 async def test_one_mode_connects(partitions: Partitions) -> None:
@@ -79,7 +79,7 @@ async def test_an_unregistered_service(partitions: Partitions) -> None:
     to_service = forward(connect=f"hyperv://{GUEST}/{service}")
     found = await look(to_service)
     assert found[Check.DIAL].summary.startswith(f"hyperv://{GUEST}/{service}: not permitted")
-    assert found[Check.DIAL].advice == "first mend what service says"
+    assert found[Check.DIAL].advice == "first fix what service reports"
     WindowsRegistry().register(Service(service, "for the doctor"))
     found = await look(to_service)
     assert found[Check.SERVICE].state is State.OK

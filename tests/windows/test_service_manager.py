@@ -243,7 +243,7 @@ def test_it_is_installed_once(services: Services, tmp_path: Path) -> None:
     services("install", config)
     done = services.command("install", config)
     assert done.returncode == 1
-    assert "there is a service of this name already; remove it first" in done.stderr
+    assert "a service of this name already exists; remove it first" in done.stderr
 
 
 def test_another_programs_service_is_left_alone(services: Services) -> None:
@@ -269,7 +269,7 @@ def test_its_command_is_for_windows_alone(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "hvbridge", "service", "run", str(config)]
     done = subprocess.run(words, capture_output=True, timeout=PATIENCE, check=False, encoding="utf-8")
     assert done.returncode == 1
-    assert "write `hvbridge run` instead" in done.stderr
+    assert "use `hvbridge run` instead" in done.stderr
 
 
 def test_the_interpreter_finds_its_virtual_environment(tmp_path: Path) -> None:

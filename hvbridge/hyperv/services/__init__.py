@@ -54,5 +54,5 @@ def find(name: str, services: Sequence[Service]) -> Service | None:
     matches = matches or [service for service in services if service.name.casefold() == name.casefold()]
     if len(matches) > 1:
         choices = ", ".join(str(service.id) for service in matches)
-        raise ValueError(f"{len(matches)} services are called {quote(name)}; write the id of one: {choices}")
+        raise ValueError(f"{len(matches)} services are named {quote(name)}; write the id of one: {choices}")
     return matches[0] if matches else None

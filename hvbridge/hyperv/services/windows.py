@@ -10,7 +10,7 @@ its value ElementName is the friendly name).
 import sys
 
 if sys.platform != "win32":
-    raise ImportError("the registry is there on Windows only")
+    raise ImportError("the registry exists only on Windows")
 
 import winreg
 from collections.abc import Iterator
@@ -75,4 +75,4 @@ def _translated_errors() -> Iterator[None]:
     except PermissionError as error:
         raise NotElevatedError("only an administrator may change which services are registered") from error
     except OSError as error:
-        raise RegistrationError(f"the registry of Windows said: {error.strerror}") from error
+        raise RegistrationError(f"the Windows registry reported: {error.strerror}") from error

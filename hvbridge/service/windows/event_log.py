@@ -87,7 +87,7 @@ class EventLogReporter:
         trace = "".join(traceback.format_exception(bug))
         self._log(
             EventId.BUG,
-            f'forward "{record.forward}": a connection from {record.peer} ended by a bug in hvbridge\n{trace}',
+            f'forward "{record.forward}": a connection from {record.peer} was ended by a bug in hvbridge\n{trace}',
         )
 
 

@@ -7,7 +7,7 @@ it (`manager`).
 import sys
 
 if sys.platform != "win32":
-    raise ImportError("Windows services are there on Windows only")
+    raise ImportError("Windows services exist only on Windows")
 
 import logging
 import os
@@ -64,7 +64,7 @@ def host(make: Callable[[Callable[[Status], None], Log], Service]) -> None:
         if error.winerror != winerror.ERROR_FAILED_SERVICE_CONTROLLER_CONNECT:
             raise
         raise ServiceError(
-            "only the service control manager of Windows can start this; write `hvbridge run` instead"
+            "only the service control manager of Windows can start this; use `hvbridge run` instead"
         ) from error
 
 

@@ -121,10 +121,10 @@ class Service:
             try:
                 await self._serve(shutdown, EventLogReporter(self._log, self._report_running).on_event)
             except ConfigError as error:
-                self._log(EventId.CANNOT_START, f"the config is faulty\n{error}")
+                self._log(EventId.CANNOT_START, f"the config has faults\n{error}")
                 code = FAULTY_CONFIG
             except BindError as error:
-                self._log(EventId.CANNOT_START, f"not everything can be listened on\n{error}")
+                self._log(EventId.CANNOT_START, f"cannot listen on every endpoint\n{error}")
                 code = CANNOT_START
             nursery.cancel_scope.cancel()
         return code

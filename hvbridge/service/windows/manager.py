@@ -7,7 +7,7 @@ which command is installed, what is told to a person, and the service's own proc
 import sys
 
 if sys.platform != "win32":
-    raise ImportError("Windows services are there on Windows only")
+    raise ImportError("Windows services exist only on Windows")
 
 import subprocess
 import time
@@ -189,7 +189,7 @@ def _service(name: str, access: int) -> Iterator[Any]:
     with _opened(manager), _opened(win32service.OpenService(manager, name, access)) as handle:
         if " hvbridge service run " not in win32service.QueryServiceConfig(handle)[3]:
             raise ServiceError(
-                f"the service {name} is not one of hvbridge; write --name and the name of one that is"
+                f"the service {name} does not belong to hvbridge; pass the name of one that does with --name"
             )
         yield handle
 
@@ -209,7 +209,7 @@ def _translated_errors() -> Iterator[None]:
     except PermissionError as error:
         raise NotElevatedError(_NOT_ELEVATED) from error
     except OSError as error:
-        raise ServiceError(f"the registry of Windows said: {error.strerror}") from error
+        raise ServiceError(f"the Windows registry reported: {error.strerror}") from error
     except pywintypes.error as error:
         match error.winerror:
             case winerror.ERROR_ACCESS_DENIED:
@@ -218,11 +218,11 @@ def _translated_errors() -> Iterator[None]:
                 raise _NoServiceError("there is no such service") from error
             case winerror.ERROR_SERVICE_EXISTS | winerror.ERROR_DUPLICATE_SERVICE_NAME:
                 raise ServiceError(
-                    "there is a service of this name already; remove it first, or write --name"
+                    "a service of this name already exists; remove it first, or choose another name with --name"
                 ) from error
             case winerror.ERROR_SERVICE_MARKED_FOR_DELETE:
                 raise ServiceError(
-                    "the service is being removed; close the windows that show services, or restart Windows"
+                    "the service is being removed; close any windows that show services, or restart Windows"
                 ) from error
             case _:
-                raise ServiceError(f"the service control manager said: {error.strerror}") from error
+                raise ServiceError(f"the service control manager reported: {error.strerror}") from error

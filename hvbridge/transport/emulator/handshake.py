@@ -7,7 +7,7 @@ import trio
 
 from hvbridge.transport.stream import HANDSHAKE_TIMEOUT, HandshakeError
 
-LEFT = "it left before it said who it is"
+LEFT = "it disconnected before identifying itself"
 
 
 async def receive_identity(sock: socket.socket, receive: Callable[[], None]) -> None:
@@ -23,4 +23,4 @@ async def receive_identity(sock: socket.socket, receive: Callable[[], None]) -> 
                 await trio.lowlevel.wait_readable(sock)
             except OSError as error:
                 raise HandshakeError(f"{LEFT} ({error.strerror})") from error
-    raise HandshakeError("it did not say who it is")
+    raise HandshakeError("it did not identify itself in time")

@@ -98,11 +98,11 @@ class EmulatorTransport:
         if endpoint.vm == PARENT and self.partition == HOST:
             return Problem(
                 "the host has no parent",
-                "write the VM's id, or set partition in [emulator] to the VM that this process plays",
+                "write the VM's id, or set partition in [emulator] to the VM that this process emulates",
             )
         if self.partition == HOST or endpoint.vm in (ANY, PARENT, LOOPBACK):
             return None
-        what = "has no children here" if endpoint.vm == CHILDREN else "reaches its parent only"
+        what = "has no children here" if endpoint.vm == CHILDREN else "can reach only its parent"
         return Problem(f"a VM {what}", "write hyperv://parent/SERVICE")
 
     def start_vm(self, vm: UUID) -> None:

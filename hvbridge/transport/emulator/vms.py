@@ -29,7 +29,7 @@ class EmulatorDirectory:
         for vm in await self.vms():
             if vm.name == "wsl":
                 return vm.id
-        raise VmError("the emulator has no VM called wsl", "make one, or write another VM")
+        raise VmError("the emulator has no VM named wsl", "create one, or write another VM")
 
     async def start(self, vm: UUID) -> None:
         """As `VmDirectory.start`."""
@@ -49,7 +49,7 @@ class EmulatorDirectory:
     def _set(self, vm: UUID, now: VmState) -> None:
         home = self._directory / str(vm)
         if not home.is_dir():
-            raise VmError(f"the emulator has no VM {vm}", "write one that `hvbridge vms` shows")
+            raise VmError(f"the emulator has no VM {vm}", "write one from `hvbridge vms`")
         (home / "state").write_text(now, encoding="utf-8")
 
 

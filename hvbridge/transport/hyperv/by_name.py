@@ -85,9 +85,9 @@ class NamedHypervTransport:
         near = nearest(endpoint.vm, VM_WILDCARDS)
         if near is not None:
             return Problem(
-                f"{quote(endpoint.vm)} is a VM's name, and only a host knows those", f"did you mean {near}?"
+                f"{quote(endpoint.vm)} is a VM name, and only a host knows VM names", f"did you mean {near}?"
             )
         return Problem(
-            f"{quote(endpoint.vm)} is a VM's name, and only a Hyper-V host knows those",
+            f"{quote(endpoint.vm)} is a VM name, and only a Hyper-V host knows VM names",
             "write parent or a GUID",
         )

@@ -13,7 +13,7 @@ from hvbridge.transport.emulator.services import EmulatorRegistry
 SSH = Service(service_id_of_port(22), "ssh")
 RDP = Service(uuid.UUID("b1d00d3d-3c6e-4f2b-9a54-d5f3a0c7e81b"), "RDP of the Büro 開発 😀")
 
-windows_only = pytest.mark.skipif(sys.platform != "win32", reason="the registry is there on Windows only")
+windows_only = pytest.mark.skipif(sys.platform != "win32", reason="the registry exists only on Windows")
 
 if sys.platform == "win32":
     import winreg

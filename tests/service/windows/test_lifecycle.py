@@ -137,7 +137,7 @@ def faulty_config() -> ConfigError:
 @pytest.mark.parametrize(
     ("error", "code", "event", "said"),
     [
-        (faulty_config(), 2, EventId.CANNOT_START, "nowhere.toml: there is no such file"),
+        (faulty_config(), 2, EventId.CANNOT_START, "nowhere.toml: no such file"),
         (
             BindError([("web", ListenError(parse_endpoint("tcp://127.0.0.1:80"), Cause.IN_USE))]),
             1,
@@ -335,7 +335,7 @@ def test_install_says_what_the_account_still_needs(machine: Machine, user: str, 
     config.write_text(CONFIG, encoding="utf-8")
     result = machine("install", config, "--name", "my-vms", "--user", user)
     assert machine.manager.installed["my-vms"].account == account
-    advice = [line for line in result.stdout.splitlines() if line.startswith("let it")]
+    advice = [line for line in result.stdout.splitlines() if line.startswith("to let it")]
     if user == "LocalSystem":
         assert advice == []
         return
@@ -357,7 +357,7 @@ def test_a_name_that_no_service_can_have(machine: Machine, name: str) -> None:
     """A name that Windows, or its command lines, would take amiss is refused."""
     result = machine("install", machine.config, "--name", name)
     assert result.exit_code == 2
-    assert "cannot be the name of a service; write up to 80 letters" in result.stderr
+    assert "is not a valid service name; write up to 80 letters" in result.stderr
     assert machine.manager.installed == {}
 
 
@@ -397,7 +397,7 @@ def test_status(machine: Machine) -> None:
     result = machine("status")
     assert result.exit_code == 1
     assert result.stdout.splitlines()[0] == r'"hvbridge" is stopped, as NT SERVICE\hvbridge'
-    assert "its last run ended with exit code 2; the event log says why" in result.stdout
+    assert "its last run ended with exit code 2; see the event log" in result.stdout
 
 
 def test_uninstall(machine: Machine) -> None:
@@ -418,7 +418,7 @@ def test_elsewhere_it_says_what_to_do(arguments: list[str]) -> None:
     result = CliRunner().invoke(app, ["service", *arguments])
     assert result.exit_code == 1
     assert result.stderr == (
-        "hvbridge: a Windows service needs Windows; on Linux, let systemd start `hvbridge run`\n"
+        "hvbridge: a Windows service needs Windows; on Linux, run `hvbridge run` under systemd\n"
     )
 
 

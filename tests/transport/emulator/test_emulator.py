@@ -297,7 +297,7 @@ async def test_a_stranger_on_the_loopback_port_is_turned_away(tmp_path: Path) ->
         (HOST, PARENT, "listen", "the host has no parent"),
         (HOST, PARENT, "connect", "the host has no parent"),
         (GUEST, CHILDREN, "listen", "a VM has no children here"),
-        (GUEST, OTHER_GUEST, "connect", "a VM reaches its parent only"),
+        (GUEST, OTHER_GUEST, "connect", "a VM can reach only its parent"),
     ],
 )
 def test_says_before_it_runs_what_a_partition_cannot_do(

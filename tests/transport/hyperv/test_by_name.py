@@ -155,7 +155,7 @@ async def test_a_failing_directory_is_a_dial_error() -> None:
 def test_without_a_host_names_are_a_fault() -> None:
     """A guest does not know VMs' names, and says so, with what was probably meant."""
     transport = NamedHypervTransport(ById(set()), None)  # type: ignore[arg-type]
-    assert "only a Hyper-V host knows those" in str(transport.fault(DEV_BOX, "connect"))
+    assert "only a Hyper-V host knows VM names" in str(transport.fault(DEV_BOX, "connect"))
     parnet = parse_endpoint("hyperv://parnet/ssh")
     assert isinstance(parnet, NamedHypervEndpoint)
     assert "did you mean parent?" in str(transport.fault(parnet, "connect"))
