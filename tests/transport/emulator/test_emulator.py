@@ -258,7 +258,7 @@ async def test_a_dialler_that_leaves_in_the_handshake_is_no_bug(machine: Machine
         stranger = await connect_silently(machine, listener)
         accepted = await listener.accept()
         leave(SocketStream(stranger))
-        with pytest.raises(HandshakeError, match="left before it said who it is"):
+        with pytest.raises(HandshakeError, match="disconnected before identifying itself"):
             await accepted.do_handshake()
         accepted.abort()
     listener.close()
