@@ -15,6 +15,8 @@ ClientId = str | uuid.UUID | int | None
 """Where a client comes from: its IP address, its VM, its CID; None where its transport does not tell."""
 
 _LARGEST_CID = 2**32 - 1
+_MAPPED_PREFIX = 96
+"""Bits of ::ffff:0:0/96, below which IPv4 addresses are mapped (RFC 4291)."""
 _FORMS = 'write a network such as "192.0.2.0/24", the GUID of a VM, "host", or a CID'
 
 
@@ -27,7 +29,7 @@ def parse_source(text: str) -> Source:
     if text.isascii() and text.isdigit() and len(text) <= len(str(_LARGEST_CID)):
         return int(text)
     try:
-        return ipaddress.ip_network(text)
+        return _unmapped(ipaddress.ip_network(text))
     except ValueError as error:
         if "host bits set" in str(error):
             right = ipaddress.ip_network(text, strict=False)
@@ -35,6 +37,14 @@ def parse_source(text: str) -> Source:
                 f"{quote(text)} has host bits set; write {right}, or the address without a prefix"
             ) from None
     raise ValueError(f"{quote(text)} is not a source; {_FORMS}")
+
+
+def _unmapped(network: Network) -> Network:
+    """A network of IPv4-mapped addresses as the IPv4 network that it is: clients are compared as such."""
+    mapped = network.network_address.ipv4_mapped if isinstance(network, ipaddress.IPv6Network) else None
+    if mapped is None or network.prefixlen < _MAPPED_PREFIX:
+        return network
+    return ipaddress.IPv4Network((mapped, network.prefixlen - _MAPPED_PREFIX))
 
 
 def source_text(source: Source) -> str:

@@ -3,6 +3,7 @@
 Owns: the names of events and fields, which programs rely on, and the level of each. Refuses: how a line looks (`log`).
 """
 
+import ipaddress
 import logging
 import re
 import time
@@ -22,6 +23,9 @@ _WARNED = frozenset({Reason.DIAL_FAILED, Reason.REFUSED})
 _IN_VAIN = _WARNED | {Reason.ERROR_ON_CLIENT}
 """Why a connection may have closed before it reached its upstream, and so may come again at once, all the time."""
 _PORT = re.compile(r":[0-9]+$")
+_IPV6 = re.compile(r"\[([0-9a-fA-F:.]+)(?:%[^\]]*)?\]")
+_IPV6_SUBNET = 64
+"""Bits: what one site has; each of its machines may have any number of addresses in it."""
 
 
 class LogReporter:
@@ -79,7 +83,7 @@ class LogReporter:
         if not self._log.is_enabled_for(level):  # thousands of connections a second may close unseen
             return
         if record.dial_seconds is None and transfer.reason in _IN_VAIN:
-            peer = _PORT.sub("", record.peer)  # which is another each time
+            peer = _source_of(record.peer)
             if not self._throttle.allow(record.forward, peer, transfer.reason):
                 return
         fields = {
@@ -123,3 +127,12 @@ def show_ready(forwards: Sequence[events.BoundForward], console: Console) -> Non
     rows = [(forward.name, "\n".join(forward.listen), forward.connect) for forward in forwards]
     console.print("hvbridge is [bold green]ready[/]")
     print_forwards(console, rows)
+
+
+def _source_of(peer: str) -> str:
+    """Return what stays of a peer when it comes again: its address without the port, of IPv6 its subnet."""
+    address = _PORT.sub("", peer)
+    match = _IPV6.fullmatch(address)
+    if match is None:
+        return address
+    return str(ipaddress.ip_network((match[1], _IPV6_SUBNET), strict=False))

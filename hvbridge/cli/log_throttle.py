@@ -13,6 +13,10 @@ WRITTEN = 10
 """Closings of one peer in a window that are written: enough to see what goes wrong."""
 WINDOW = 10.0
 """Seconds. A peer that tries again all the time then costs about one line a second."""
+WRITTEN_IN_ALL = 100
+"""Closings of all peers in a window that are written: more tell a person nothing new."""
+OTHERS = "others"
+"""The peer in the count of those that exceed `WRITTEN_IN_ALL`."""
 _MOST_PEERS = 1024
 """Peers that are kept in mind; when there are more, the one with the oldest window is told of and forgotten."""
 
@@ -46,17 +50,21 @@ class LogThrottle:
         self._tell = tell
         self._clock = clock
         self._windows: OrderedDict[tuple[str, str], _Window] = OrderedDict()  # the oldest first
+        self._in_all = _Window(clock())
 
     def allow(self, forward: str, peer: str, reason: str) -> bool:
         """Say whether a closing is to be written; it is counted if not."""
         self.flush_due()
+        if self._in_all.written >= WRITTEN_IN_ALL:
+            peer = OTHERS
         window = self._windows.get((forward, peer))
         if window is None:
             if len(self._windows) >= _MOST_PEERS:
                 self._close_oldest()
             window = self._windows[forward, peer] = _Window(self._clock())
-        if window.written < WRITTEN:
+        if window.written < WRITTEN and peer != OTHERS:
             window.written += 1
+            self._in_all.written += 1
             return True
         window.reasons[reason] += 1
         return False
@@ -64,6 +72,8 @@ class LogThrottle:
     def flush_due(self) -> None:
         """Tell of the windows that are over."""
         now = self._clock()
+        if self._in_all.began + WINDOW <= now:
+            self._in_all = _Window(now)
         while self._windows and next(iter(self._windows.values())).began + WINDOW <= now:
             self._close_oldest()
 

@@ -10,9 +10,12 @@ from pathlib import Path
 
 
 def program() -> list[str]:
-    """Return the words that start this hvbridge from any directory and with any PATH."""
+    """Return the words that start this hvbridge from any directory and with any PATH.
+
+    -P keeps Python from importing what is in the directory where it is started.
+    """
     script = Path(sys.executable).with_name("hvbridge.exe" if sys.platform == "win32" else "hvbridge")
-    return [str(script)] if script.exists() else [sys.executable, "-m", "hvbridge"]
+    return [str(script)] if script.exists() else [sys.executable, "-P", "-m", "hvbridge"]
 
 
 def command_line(*arguments: str) -> str:

@@ -16,7 +16,14 @@ from pydantic import ValidationError
 
 from hvbridge.address import placement
 from hvbridge.address.client_id import parse_source
-from hvbridge.address.endpoint import Endpoint, EndpointError, TcpEndpoint, UnixEndpoint, parse_endpoint
+from hvbridge.address.endpoint import (
+    Endpoint,
+    EndpointError,
+    SystemdEndpoint,
+    TcpEndpoint,
+    UnixEndpoint,
+    parse_endpoint,
+)
 from hvbridge.config.errors import ConfigError, Fault, Path, is_unknown_key, of_shape, of_syntax
 from hvbridge.config.models import Config, EmulatorSettings, Settings
 from hvbridge.hyperv.services import RegistrationError, Service, ServiceNames
@@ -66,7 +73,7 @@ def load_config(
     _read_endpoints(document, machine.services, found)
     config = _validated(document, inherited, found)
     _check_names(document, found)
-    _check_endpoints(document, machine.fault, found)
+    _check_endpoints(document, inherited, machine.fault, found)
     _check_admin(document, found)
     if config is None or found.faults:
         raise ConfigError(found.located(file, text, document))
@@ -276,6 +283,25 @@ def _check_allow(index: int, table: dict[str, Any], listen: Endpoint, found: _Fi
             found.add(path, fault)
 
 
+def _check_accept_proxy(index: int, table: dict[str, Any], listen: Endpoint, found: _Findings) -> None:
+    proxies = table.get("accept_proxy")
+    if not isinstance(proxies, list) or not proxies:
+        return
+    path = ("forward", index, "accept_proxy")
+    if not isinstance(listen, TcpEndpoint | SystemdEndpoint):
+        found.add(
+            path, "proxies are known by their network, which only a TCP listener sees; remove accept_proxy"
+        )
+    elif placement.exposure_fault(listen) and table.get("expose", False) is False:
+        for place, item in enumerate(proxies):
+            if isinstance(item, str) and item.endswith("/0"):
+                found.add(
+                    (*path, place),
+                    f"any client could claim to be any other by {quote(item)}; write the addresses of your proxies, "
+                    "or add expose = true",
+                )
+
+
 def _check_admin(document: dict[str, Any], found: _Findings) -> None:
     admin = document.get("admin")
     if not isinstance(admin, dict):
@@ -301,7 +327,10 @@ def _check_admin(document: dict[str, Any], found: _Findings) -> None:
 
 
 def _check_endpoints(
-    document: dict[str, Any], judge: Callable[[Endpoint, Role], Problem | None], found: _Findings
+    document: dict[str, Any],
+    inherited: set[Path],
+    judge: Callable[[Endpoint, Role], Problem | None],
+    found: _Findings,
 ) -> None:
     listeners: list[tuple[int, Endpoint]] = []
     for index, table in _forwards(document):
@@ -315,6 +344,8 @@ def _check_endpoints(
             if table.get("expose", False) is False and not table.get("allow"):
                 faults.append(placement.exposure_fault(listen))
             _check_allow(index, table, listen, found)
+            if ("forward", index, "accept_proxy") not in inherited:
+                _check_accept_proxy(index, table, listen, found)
             for other, taken in listeners:
                 if placement.collide(listen, taken):
                     faults.append(

@@ -71,6 +71,7 @@ CHECKS_OF_CAUSE: Final[Mapping[Cause, tuple[Check, ...]]] = MappingProxyType(
         Cause.IN_USE: (Check.LISTEN,),
         Cause.NO_DIRECTORY: (Check.LISTEN,),
         Cause.ADDRESS_NOT_LOCAL: (Check.LISTEN, Check.GUEST),
+        Cause.EXPOSED: (Check.LISTEN,),
         Cause.NOT_PASSED: (Check.LISTEN,),
         Cause.BUSY: (Check.DIAL,),
         Cause.WRONG_ANSWER: (Check.DIAL,),

@@ -1,11 +1,8 @@
 """Gathers facts about a machine: runs system programs, with a timeout, and reads files. The checks interpret them."""
 
-import os
 import socket
 import struct
-import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from platform import python_implementation, python_version
@@ -31,14 +28,6 @@ class Printed:
     text: str
 
 
-async def _run_system_program(command: Sequence[str]) -> "subprocess.CompletedProcess[bytes]":
-    """Run a system program, never one of the same name in the current directory."""
-    name, *arguments = command
-    if sys.platform == "win32":
-        name = str(Path(os.environ.get("SYSTEMROOT", r"C:\Windows"), "System32", name))
-    return await run_program([name, *arguments])
-
-
 @dataclass(frozen=True)
 class Machine:
     """A machine; without arguments, this one."""
@@ -51,7 +40,7 @@ class Machine:
     """The address families that Python has."""
     root: Path = Path("/")
     """The root of its file system."""
-    run: Run = _run_system_program
+    run: Run = run_program
 
     async def printed_by(self, *command: str) -> Printed | None:
         """Run a program; None if it does not exist or does not finish in time."""

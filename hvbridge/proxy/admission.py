@@ -50,6 +50,10 @@ class TokenBucket:
         """Take a token, of which there must be one."""
         self._tokens -= 1
 
+    def give_back(self) -> None:
+        """Undo a `take`."""
+        self._tokens += 1
+
 
 class SharedLimit:
     """How many connections all forwards may have together."""
@@ -140,9 +144,11 @@ class Admission:
         shared.in_use += 1
         return ""
 
-    def release(self) -> None:
-        """Give back what `try_acquire` has let in."""
+    def release(self, *, uncounted: bool = False) -> None:
+        """Give back what `try_acquire` has let in; ``uncounted`` gives its share of the rate back, too."""
         self.in_use -= 1
+        if uncounted and self._bucket is not None:
+            self._bucket.give_back()
         if self._waiting:
             self.wake()
         self._shared.release()

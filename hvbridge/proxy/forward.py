@@ -142,7 +142,8 @@ class Forward:
         finally:
             client.abort()  # does nothing after the splice, which has closed it already
             if not exceeded:
-                self.admission.release()
+                # A stranger must not use up the rate of those who may connect.
+                self.admission.release(uncounted=transfer.reason is Reason.REFUSED)
             del self.open[record.id]
             record.seconds = self._now() - record.accepted
             self._on_close(record)

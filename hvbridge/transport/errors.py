@@ -36,6 +36,7 @@ class Cause(StrEnum):
     IN_USE = "the address is in use"
     NO_DIRECTORY = "its directory does not exist"
     ADDRESS_NOT_LOCAL = "that address is not on this machine"
+    EXPOSED = "other machines could connect"
     NOT_PASSED = "systemd passed no listening stream socket of this name"
     BUSY = "too many dials are pending"
     WRONG_ANSWER = "it is not the expected service"

@@ -9,6 +9,7 @@ import math
 import os
 import socket
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import lru_cache
 
@@ -86,6 +87,7 @@ async def listen(endpoint: TcpEndpoint, options: ListenOptions) -> list[Listener
         found = await trio.socket.getaddrinfo(
             endpoint.host, endpoint.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
+        _check_loopback(endpoint, [str(address[0]) for *_, address in found])
         port = endpoint.port
         for family, kind, protocol, _, address in found:
             plain = socket.socket(family, kind, protocol)
@@ -112,6 +114,17 @@ async def listen(endpoint: TcpEndpoint, options: ListenOptions) -> list[Listener
         cause = Cause.NAME_UNKNOWN if isinstance(error, socket.gaierror) else listen_cause(error)
         raise ListenError(endpoint, cause, error) from error
     return listeners
+
+
+def _check_loopback(endpoint: TcpEndpoint, addresses: Iterable[str]) -> None:
+    """Raise `ListenError` where localhost is, by a hosts file, an address that others can reach."""
+    for address in addresses:
+        if endpoint.host == "localhost" and not ipaddress.ip_address(address).is_loopback:
+            problem = Problem(
+                f"localhost resolves to {address} on this machine",
+                "write 127.0.0.1 or [::1], or fix the hosts file",
+            )
+            raise ListenError(endpoint, Cause.EXPOSED, problem=problem)
 
 
 def fault(endpoint: TcpEndpoint, role: str) -> Problem | None:

@@ -5,6 +5,7 @@ Refuses: removing a file that is no dead socket.
 """
 
 import errno
+import os
 import socket
 import stat
 import sys
@@ -106,19 +107,26 @@ def bind(path: str, options: ListenOptions) -> socket.socket:
     try:
         set_buffers(sock, options)
         try:
-            sock.bind(path)
+            _bind_private(sock, path)
         except OSError as error:
             if error.errno != errno.EADDRINUSE or not _is_dead(path):
                 raise
             Path(path).unlink()
-            sock.bind(path)
-        # Nobody can connect before listen(), so there is no moment in which others may.
-        Path(path).chmod(0o600)
+            _bind_private(sock, path)
         sock.listen(options.backlog)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def _bind_private(sock: socket.socket, path: str) -> None:
+    """Make the socket file with mode 0600: a chmod afterwards might follow a link that somebody has put there."""
+    before = os.umask(0o177)
+    try:
+        sock.bind(path)
+    finally:
+        os.umask(before)
 
 
 def remove(path: str) -> None:

@@ -82,3 +82,26 @@ def test_a_source_must_fit_its_listener(listen: str, fitting: str | None) -> Non
         kind = type(parse_source(text))
         fits = fitting is not None and isinstance(parse_source(fitting), kind)
         assert (fault is None) is fits, text
+
+
+@pytest.mark.parametrize(
+    ("text", "network"),
+    [
+        ("::ffff:127.0.0.0/104", "127.0.0.0/8"),
+        ("::ffff:192.0.2.7", "192.0.2.7/32"),
+        ("::ffff:0:0/96", "0.0.0.0/0"),
+        ("2001:db8::/32", "2001:db8::/32"),
+        ("::/0", "::/0"),
+    ],
+)
+def test_mapped_networks_are_ipv4(text: str, network: str) -> None:
+    """Clients are compared by their IPv4 addresses, so a network of mapped ones must be one of those."""
+    assert str(parse_source(text)) == network
+
+
+def test_a_mapped_network_admits_its_clients() -> None:
+    """However the network was written, and however the client's address arrives."""
+    allowed = AccessList([parse_source("::ffff:127.0.0.0/104")])
+    assert allowed.allows("127.0.0.1")
+    assert allowed.allows("::ffff:127.0.0.1")
+    assert not allowed.allows("192.0.2.1")

@@ -1,6 +1,5 @@
 """The endpoint over real sockets: its clients, those that mean harm, and its end."""
 
-import errno
 import json
 import logging
 import os
@@ -231,23 +230,18 @@ async def test_a_unix_socket_is_its_owners_alone(tmp_path: Path) -> None:
 
 
 @needs_unix
-async def test_nobody_connects_before_the_mode_is_set(
+async def test_the_socket_is_private_from_its_beginning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At the moment in which the mode is set, the socket does not listen yet, so that nobody has been let in."""
+    """The file is made with its mode, so that no chmod can be led to another file, and nobody is let in before."""
     path = tmp_path / "admin.sock"
-    outcomes = []
-    chmod = Path.chmod
-
-    def watched(self: Path, mode: int) -> None:
-        with socket.socket(socket.AF_UNIX) as early:
-            outcomes.append(early.connect_ex(str(path)))
-        chmod(self, mode)
-
-    monkeypatch.setattr(Path, "chmod", watched)
-    async with serving(f"unix://{path}"):
-        pass
-    assert outcomes == [errno.ECONNREFUSED]
+    monkeypatch.setattr(Path, "chmod", lambda *_: pytest.fail("a chmod follows links"))
+    before = os.umask(0)
+    try:
+        async with serving(f"unix://{path}"):
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    finally:
+        assert os.umask(before) == 0
 
 
 @needs_unix

@@ -117,7 +117,11 @@ def test_every_other_closing_is_written(reason: Reason, dialled: float | None, e
 
 @pytest.mark.parametrize(
     "peers",
-    [("192.0.2.1:1", "192.0.2.2:1"), ("[::1]:1", "[::2]:1"), ("vsock://3:1", "vsock://4:1")],
+    [
+        ("192.0.2.1:1", "192.0.2.2:1"),
+        ("[2001:db8:0:1::1]:1", "[2001:db8:0:2::1]:1"),
+        ("vsock://3:1", "vsock://4:1"),
+    ],
 )
 def test_one_peer_does_not_silence_another(peers: tuple[str, str], entries: list[Any]) -> None:
     """Each address has lines of its own."""
@@ -126,6 +130,28 @@ def test_one_peer_does_not_silence_another(peers: tuple[str, str], entries: list
         reporter.on_event(ConnectionClosed(record(peer=peers[0])))
     reporter.on_event(ConnectionClosed(record(peer=peers[1])))
     assert [entry["peer"] for entry in entries] == [peers[0]] * 10 + [peers[1]]
+
+
+def test_many_peers_write_no_more_than_a_bound(entries: list[Any]) -> None:
+    """However many addresses a flood has, its lines in a window are few, and the others are counted in one."""
+    clock = Clock()
+    reporter = LogReporter(None, clock)
+    for number in range(4000):
+        reporter.on_event(ConnectionClosed(record(peer=f"192.0.{number // 250}.{number % 250}:1")))
+        clock.now += 0.0005
+    assert written(entries) == 100
+    clock.now += 10
+    reporter.on_event(ConnectionClosed(record(peer="198.51.100.1:1")))
+    assert written(entries) == 101
+    assert [(line["peer"], line["suppressed"]) for line in suppressed(entries)] == [("others", 3900)]
+
+
+def test_the_addresses_of_an_ipv6_subnet_are_one_peer(entries: list[Any]) -> None:
+    """A machine with a /64 of its own counts once, whatever address it takes."""
+    reporter = LogReporter(None, Clock())
+    for number in range(50):
+        reporter.on_event(ConnectionClosed(record(peer=f"[2001:db8::{number:x}]:5000{number % 10}")))
+    assert written(entries) == 10
 
 
 def test_the_memory_of_peers_is_bounded(entries: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:

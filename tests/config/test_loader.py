@@ -238,3 +238,13 @@ def test_the_property_test_covers_every_setting() -> None:
     """A setting that is added must be added to the property test, too."""
     with_rules = {"start", "idle_save", "allow", "accept_proxy", "health"}  # and tests of their own
     assert VALUES.keys() | with_rules == Settings.model_fields.keys()
+
+
+def test_proxies_of_the_defaults_are_for_the_listeners_that_see_them(tmp_path: Path) -> None:
+    """accept_proxy for all forwards is no fault of those that listen on something else than TCP."""
+    file = tmp_path / "config.toml"
+    file.write_text(
+        '[defaults]\naccept_proxy = ["127.0.0.1"]\n'
+        '[[forward]]\nname = "a"\nlisten = "unix:///run/a.sock"\nconnect = "127.0.0.1:22"\n'
+    )
+    assert load_config(file, environ={}, machine_of=lambda _: Machine()).forwards[0].accept_proxy

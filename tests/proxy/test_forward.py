@@ -358,6 +358,15 @@ async def test_only_who_is_allowed_is_dialled_for(stage: Callable[..., Stage]) -
     assert dials == 1
 
 
+async def test_strangers_do_not_use_up_the_rate(stage: Callable[..., Stage]) -> None:
+    """However many clients are turned away by `allow`, as many as the rate allows are served."""
+    at_work = stage(rate=2.0, access_list=AccessList([parse_source("192.0.2.0/24")]))
+    await at_work.admit(*(Client(client_id="198.51.100.1") for _ in range(20)))
+    await at_work.admit(Client(client_id="192.0.2.7"), Client(client_id="192.0.2.8"))
+    assert len(at_work.records) == 20
+    assert len(at_work.splices.limits) == 2
+
+
 async def test_an_upstream_that_breaks_off_while_it_is_told_ends_the_connection(
     stage: Callable[..., Stage],
 ) -> None:

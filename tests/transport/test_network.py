@@ -334,6 +334,18 @@ async def test_every_dial_has_a_deadline(autojump_clock: trio.testing.MockClock)
     assert trio.current_time() == pytest.approx(7)
 
 
+async def test_localhost_is_loopback_or_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a hosts file lets localhost be an address that others reach, nothing is bound there."""
+
+    async def resolve(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", port))]
+
+    monkeypatch.setattr(trio.socket, "getaddrinfo", resolve)
+    with pytest.raises(ListenError, match=r"localhost resolves to 192\.0\.2\.1") as caught:
+        await tcp.listen(TcpEndpoint("localhost", 0), ListenOptions())
+    assert caught.value.cause is Cause.EXPOSED
+
+
 def on_platform(monkeypatch: pytest.MonkeyPatch, platform: str, *, vmbus: bool = False) -> Network:
     """The network that a machine of another platform would have."""
     monkeypatch.setattr(network_module.sys, "platform", platform)  # type: ignore[attr-defined]

@@ -12,8 +12,10 @@ Processes meet in a directory, which only its owner may enter:
                               path of a Unix socket has no room for three GUIDs
 """
 
+import errno
 import hashlib
 import os
+import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -64,6 +66,12 @@ class EmulatorTransport:
         """
         if not self._may_use(endpoint.service):
             raise DialError(endpoint, Cause.NOT_PERMITTED)
+        try:
+            check_private_directory(self.directory)
+        except FileNotFoundError:
+            raise DialError(endpoint, Cause.NOT_RUNNING) from None
+        except OSError as error:
+            raise DialError(endpoint, Cause.NOT_PERMITTED, problem=_problem(error)) from error
         target = self._partition_reached_by(endpoint.vm)
         if target is None or not self._is_running(target):
             raise DialError(endpoint, Cause.NOT_RUNNING)
@@ -89,6 +97,8 @@ class EmulatorTransport:
             self._home(self.partition).mkdir(exist_ok=True)
             path = self._meeting_place(self.partition, endpoint.vm, endpoint.service)
             return [await self._carrier.listen(path, str(endpoint), options, self._name_peer)]
+        except PermissionError as error:
+            raise ListenError(endpoint, Cause.NOT_PERMITTED, problem=_problem(error)) from error
         except OSError as error:
             raise ListenError(endpoint, listen_cause(error), error) from error
 
@@ -148,8 +158,32 @@ class EmulatorTransport:
         return self.directory / digest.hexdigest()
 
 
+def _problem(error: OSError) -> Problem:
+    return Problem(
+        f"{error.filename}: {error.strerror}", "set dir to a directory of this user's own, with mode 0700"
+    )
+
+
 def make_private_directory(directory: Path) -> None:
-    """Make ``directory`` for its owner alone; refuse one that somebody else made. Raises OSError."""
+    """Make ``directory`` for its owner alone, or check that it is. Raises OSError."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if sys.platform != "win32" and directory.stat().st_uid != os.getuid():
-        raise PermissionError(1, "the emulator's directory belongs to another user", str(directory))
+    check_private_directory(directory)
+
+
+def check_private_directory(directory: Path) -> None:
+    """Refuse a directory in which others could take a listener's place. Raises OSError.
+
+    A link is refused, too: whoever may change it could lead elsewhere.
+    """
+    if sys.platform == "win32":
+        return  # a profile's directories have access lists of their own
+    found = directory.lstat()
+    what = ""
+    if stat.S_ISLNK(found.st_mode):
+        what = "is a link"
+    elif found.st_uid != os.getuid():
+        what = "belongs to another user"
+    elif found.st_mode & 0o022:
+        what = "may be written by other users"
+    if what:
+        raise PermissionError(errno.EPERM, f"the emulator's directory {what}", str(directory))

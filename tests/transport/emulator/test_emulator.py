@@ -39,12 +39,12 @@ class Machine:
 
     def __init__(self, directory: Path, carrier: Any) -> None:
         self.directory = directory
-        self._carrier = carrier
+        self.carrier = carrier
 
     def inside(self, partition: uuid.UUID, *, enforce_registration: bool = False) -> EmulatorTransport:
         """The transport of a process in ``partition``."""
         return EmulatorTransport(
-            self.directory, partition, self._carrier, enforce_registration=enforce_registration
+            self.directory, partition, self.carrier, enforce_registration=enforce_registration
         )
 
 
@@ -274,6 +274,34 @@ async def test_the_handshake_waits_for_nothing_that_is_there(machine: Machine) -
     assert accepted.client_id == HOST
     client.abort()
     accepted.abort()
+    listener.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has access lists instead of modes")
+@pytest.mark.parametrize("role", ["dial", "listen"])
+@pytest.mark.parametrize("fault", ["mode", "link", "owner"])
+async def test_a_directory_that_is_not_ones_own_is_refused(
+    role: str, fault: str, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where others could take a listener's place, nothing is dialled and nothing is listened on."""
+    listener = await listen(machine.inside(GUEST), PARENT)
+    what = "may be written by other users"
+    if fault == "mode":
+        machine.directory.chmod(0o777)
+    elif fault == "owner":
+        monkeypatch.setattr("os.getuid", lambda: machine.directory.stat().st_uid + 1)
+        what = "belongs to another user"
+    else:
+        link = machine.directory.with_name(f"{machine.directory.name}-link")
+        link.symlink_to(machine.directory)
+        machine = Machine(link, machine.carrier)
+        what = "is a link"
+    with pytest.raises(DialError if role == "dial" else ListenError, match=what) as caught:
+        if role == "dial":
+            await machine.inside(HOST).dial(HypervEndpoint(GUEST, SSH), DialOptions())
+        else:
+            await listen(machine.inside(HOST), CHILDREN)
+    assert caught.value.cause is Cause.NOT_PERMITTED
     listener.close()
 
 
