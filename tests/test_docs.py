@@ -291,10 +291,10 @@ def test_endpoints_are_printed_and_refused_as_shown() -> None:
     """Each example on the page of endpoints has the canonical form, or the message, that stands beside it."""
     for written, printed in table(REFERENCE / "endpoints.md", "written", "canonical"):
         assert str(parse_endpoint(code(written))) == code(printed)
-    for written, said in table(REFERENCE / "endpoints.md", "written", "said"):
+    for written, message in table(REFERENCE / "endpoints.md", "written", "message"):
         with pytest.raises(EndpointError) as raised:
             parse_endpoint(code(written))
-        assert str(raised.value) == said
+        assert str(raised.value) == message
 
 
 def test_architecture_has_every_layer() -> None:
