@@ -2,11 +2,12 @@
 
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from bench.figures import Column, Floor, against_best, judge, middle, ratio
+from bench.figures import Column, Floor, Ratio, against_best, judge, middle, ratio
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="the bench reads /proc and drives epoll")
 needs_compiler = pytest.mark.skipif(not shutil.which("cc"), reason="the load generator is C: there is no cc")
@@ -15,14 +16,21 @@ SPEED = Column("up-1", "up", "GiB/s", "more")
 DELAY = Column("ping-1-p50", "ping", "µs", "less")
 
 
+def paired(ours: Sequence[float | None], theirs: Sequence[float | None]) -> Ratio:
+    """The ratio of figures of which some were measured in the same round."""
+    found = ratio(ours, theirs, "peer")
+    assert found is not None
+    return found
+
+
 def test_ratio_pairs_figures_of_the_same_round() -> None:
     """A machine that slows both down tenfold in one round does not change the ratio."""
-    assert ratio([2.0, 0.2, 2.0], [1.0, 0.1, 1.0], "peer").median == pytest.approx(2.0)
+    assert paired([2.0, 0.2, 2.0], [1.0, 0.1, 1.0]).median == pytest.approx(2.0)
 
 
 def test_ratio_leaves_out_rounds_that_lack_one_figure() -> None:
     """Only the rounds that have both figures count, and none at all is no ratio."""
-    one = ratio([1.0, None, 9.0], [2.0, 1.0, None], "peer")
+    one = paired([1.0, None, 9.0], [2.0, 1.0, None])
     assert (one.median, one.low, one.high) == (0.5, 0.5, 0.5)
     assert ratio([None], [1.0], "peer") is None
     assert ratio([1.0], [0.0], "peer") is None
@@ -31,7 +39,7 @@ def test_ratio_leaves_out_rounds_that_lack_one_figure() -> None:
 
 def test_ratio_tells_its_spread() -> None:
     """The lowest and the highest round stand beside the median, and our own nought counts."""
-    one = ratio([0.0, 1.0, 5.0], [1.0, 1.0, 1.0], "peer")
+    one = paired([0.0, 1.0, 5.0], [1.0, 1.0, 1.0])
     assert (one.low, one.median, one.high) == (0.0, 1.0, 5.0)
 
 
@@ -48,12 +56,14 @@ def test_best_is_the_peer_that_is_hardest_on_us(better: str, peer: str, value: f
         {"hvbridge": [2.0], "haproxy-copy": [1.0], "nginx": [4.0], "socat": [100.0]},
         better,  # type: ignore[arg-type]
     )
+    assert best is not None
     assert (best.against, best.median) == (peer, value)
 
 
 def test_best_is_taken_over_rounds_not_in_each() -> None:
     """Peers that are lucky in turn do not add up to one that is always lucky."""
     best = against_best({"hvbridge": [1.0] * 3, "haproxy-copy": [1, 2, 1], "nginx": [1, 1, 2]}, "more")
+    assert best is not None
     assert best.median == 1.0
 
 
@@ -118,6 +128,7 @@ def test_load_goes_through_the_baseline_and_nothing_is_left(
             if not measure.idle:
                 figures |= measure.run(target, 0.05)
         with load.Held(target.binary, target.address, 10):
+            assert target.child is not None
             held = target.child.open_fds()
         assert held >= 20
         assert target.child.memory_kib() > 1000

@@ -3,6 +3,7 @@
 import http.client
 import json
 import socket
+import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -131,7 +132,12 @@ class Exchange:
     def __init__(self, method: str, target: str, headers: Mapping[str, str]) -> None:
         path, _, query = target.partition("?")
         raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items() if value]
-        self.scope = {"type": "http", "method": method, "path": path, "query_string": query.encode()}
+        self.scope: dict[str, Any] = {
+            "type": "http",
+            "method": method,
+            "path": path,
+            "query_string": query.encode(),
+        }
         self.scope |= {"headers": raw, "root_path": "", "asgi": {"spec_version": "2.1", "version": "3.0"}}
         self.sent: list[Any] = []
         self.leave = trio.Event()
@@ -198,6 +204,8 @@ def connect(where: str) -> socket.socket:
     """Connect to what an endpoint is bound to."""
     scheme, _, address = where.partition("://")
     if scheme == "unix":
+        if sys.platform == "win32":
+            raise NotImplementedError
         sock = socket.socket(socket.AF_UNIX)
         sock.connect(address)
     else:

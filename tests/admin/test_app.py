@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from hvbridge import __version__
+from hvbridge.proxy.control import ForwardState
 from hvbridge.proxy.events import ConnectionClosed
 from hvbridge.splice import Reason
 
@@ -36,7 +37,7 @@ async def test_livez_answers() -> None:
     ],
     ids=["down", "draining", "unchecked"],
 )
-async def test_readyz_says_what_is_missing(states: list[object], reasons: dict[str, str]) -> None:
+async def test_readyz_says_what_is_missing(states: list[ForwardState], reasons: dict[str, str]) -> None:
     """A bridge that is not ready answers 503, and which forwards it waits for, and why."""
     reply = await Admin(bridge=Bridge(ready=False, states=states)).ask("GET", "/readyz")
     assert (reply.status, reply.json) == (503, {"ready": False, "forwards": reasons})
@@ -207,7 +208,7 @@ async def test_a_fault_is_contained(caplog: pytest.LogCaptureFixture) -> None:
     """A bug that a request meets is logged with the request, told without details, and raised no further."""
 
     class Broken(Bridge):
-        def forwards(self) -> list[object]:
+        def forwards(self) -> list[ForwardState]:
             raise ZeroDivisionError("a secret")
 
     admin = Admin(bridge=Broken())

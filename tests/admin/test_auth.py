@@ -3,8 +3,9 @@
 import hmac
 
 import pytest
+from starlette.types import Message
 
-from hvbridge.address.endpoint import parse_endpoint
+from hvbridge.address.endpoint import Endpoint, parse_endpoint
 
 from .support import TCP, TOKEN, UNIX, Admin
 
@@ -107,7 +108,7 @@ async def test_without_a_token_everyone_may_look() -> None:
     ],
     ids=str,
 )
-async def test_a_wrong_token_is_refused(listen: object, header: dict[str, str]) -> None:
+async def test_a_wrong_token_is_refused(listen: Endpoint, header: dict[str, str]) -> None:
     """Where a token is set, nothing is told or done without it, on any kind of socket."""
     admin = Admin(listen, TOKEN)
     for method, target in [*(("GET", look) for look in LOOKS if look != "/"), *CHANGES]:
@@ -194,7 +195,7 @@ async def test_over_a_unix_socket_changes_need_none(method: str, target: str) ->
 )
 @pytest.mark.parametrize(("listen", "token"), [(UNIX, None), (TCP, TOKEN)], ids=["unix", "tcp"])
 async def test_other_sites_may_change_nothing(
-    method: str, target: str, headers: dict[str, str], listen: object, token: str | None
+    method: str, target: str, headers: dict[str, str], listen: Endpoint, token: str | None
 ) -> None:
     """A browser that another site makes send a request is refused, whatever else the request has."""
     admin = Admin(listen, token)
@@ -241,10 +242,13 @@ async def test_a_preflight_gets_no_permission() -> None:
 
 async def test_web_sockets_are_refused() -> None:
     """There are no WebSockets here, and the checks of requests cannot be passed by asking for one."""
-    sent = []
+    sent: list[Message] = []
 
-    async def send(message: object) -> None:
+    async def receive() -> Message:
+        raise AssertionError("nothing is heard")
+
+    async def send(message: Message) -> None:
         sent.append(message)
 
-    await Admin().app({"type": "websocket", "path": "/api/v1/events", "headers": []}, None, send)
+    await Admin().app({"type": "websocket", "path": "/api/v1/events", "headers": []}, receive, send)
     assert sent == [{"type": "websocket.close"}]

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -67,7 +68,10 @@ class Page:
         for _ in range(count):
             most = self.bridge.states[0].max_connections + 1  # a number of no consequence tells them apart
             self.bridge.change(self.bridge.states[0].name, max_connections=most)
-            self.wait(lambda most=most: f"of {most:,}" in self.one(".forward").text)
+            self.wait(partial(self._shows, f"of {most:,}"))
+
+    def _shows(self, text: str) -> bool:
+        return text in self.one(".forward").text
 
     def wait_for_notice(self, text: str) -> None:
         self.wait(lambda: text in self.one("#notice").text)
@@ -82,7 +86,7 @@ class Page:
 
     def focus(self) -> str:
         """The text of what has the focus, also what only a screen reader reads."""
-        return self.js("return document.activeElement.textContent")
+        return str(self.js("return document.activeElement.textContent"))
 
     def emulate(self, **features: str) -> None:
         """Have a person's preferences, such as ``prefers_color_scheme="dark"``."""

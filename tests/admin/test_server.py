@@ -247,6 +247,8 @@ async def test_the_socket_is_private_from_its_beginning(
 @needs_unix
 async def test_a_dead_socket_is_replaced(tmp_path: Path) -> None:
     """The socket file of a bridge that was killed does not keep the next one from starting."""
+    if sys.platform == "win32":
+        raise NotImplementedError
     path = tmp_path / "admin.sock"
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))

@@ -9,6 +9,7 @@ from trio.testing import MockClock
 
 from hvbridge.address.endpoint import parse_endpoint
 from hvbridge.admin.stats import MAX_SUBSCRIBERS
+from hvbridge.proxy.control import ConnectionState
 from hvbridge.proxy.events import ConnectionClosed, UpstreamChanged
 from hvbridge.transport.errors import Cause, DialError
 
@@ -163,7 +164,7 @@ async def test_readers_share_a_snapshot(autojump_clock: MockClock) -> None:
     class Counting(Bridge):
         asked = 0
 
-        def connections(self, forward: str | None = None) -> list[object]:
+        def connections(self, forward: str | None = None) -> list[ConnectionState]:
             self.asked += 1
             return super().connections(forward)
 

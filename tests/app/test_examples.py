@@ -1,6 +1,6 @@
 """The configs that come with hvbridge: each is right on the platform that it is for, and the demo runs."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -13,10 +13,11 @@ from hvbridge.config import Config, EmulatorSettings, Machine, load_config
 from hvbridge.proxy.events import BoundForward, Event, Ready
 from hvbridge.proxy.server import Shutdown
 from hvbridge.text import Problem
+from hvbridge.transport.base import Role
 from hvbridge.transport.hyperv.linux_guest import HypervGuestTransport
-from hvbridge.transport.network import Role
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+Judge = Callable[[Endpoint, Role], Problem | None]
 
 
 def on_windows(endpoint: Endpoint, role: Role) -> Problem | None:
@@ -31,7 +32,7 @@ def in_a_linux_guest(endpoint: Endpoint, role: Role) -> Problem | None:
     return HypervGuestTransport().fault(endpoint, role) if isinstance(endpoint, HypervEndpoint) else None
 
 
-def load(name: str, judge: object, environ: Mapping[str, str] = {}) -> Config:
+def load(name: str, judge: Judge, environ: Mapping[str, str] = {}) -> Config:
     return load_config(CONFIGS / name, environ=environ, machine_of=lambda _: Machine(fault=judge))
 
 
@@ -44,7 +45,7 @@ def load(name: str, judge: object, environ: Mapping[str, str] = {}) -> Config:
         ("sidecar.toml", in_a_linux_guest, {"XDG_RUNTIME_DIR": "/run/user/1000"}),
     ],
 )
-def test_is_right_on_its_platform(name: str, judge: object, environ: Mapping[str, str]) -> None:
+def test_is_right_on_its_platform(name: str, judge: Judge, environ: Mapping[str, str]) -> None:
     """Each config has no fault where it is meant to run."""
     assert load(name, judge, environ).forwards
 
@@ -99,6 +100,7 @@ async def test_demo_carries_a_connection(tmp_path: Path) -> None:
             nursery.start_soon(trio.serve_listeners, answer, service)
             bound = await nursery.start(run)
             entrance = parse_endpoint(bound[0].listen[0])
+            assert isinstance(entrance, TcpEndpoint)
             async with await trio.open_tcp_stream(entrance.host, entrance.port) as client:
                 await client.send_all(b"there and back")
                 await client.send_eof()

@@ -13,6 +13,16 @@ from typing import Any
 
 GIB = 1 << 30
 
+if sys.platform != "win32":
+
+    class UnixServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+        """Serves each connection in a thread."""
+
+        daemon_threads = True
+
+else:
+    UnixServer: Any = None
+
 
 def forward(name: str, **changed: Any) -> dict[str, Any]:
     """A forward as the API has it."""
@@ -107,12 +117,7 @@ class FakeAdmin:
     @contextmanager
     def on_unix(self, path: Path) -> Iterator[str]:
         """Serve on a Unix socket, and give the endpoint."""
-        assert sys.platform != "win32"
-
-        class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-            daemon_threads = True
-
-        with _serving(Server(str(path), self._handler())):
+        with _serving(UnixServer(str(path), self._handler())):
             yield f"unix://{path}"
 
     def _handler(self) -> type[http.server.BaseHTTPRequestHandler]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -222,7 +223,7 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-def sentence(endpoint: str, capsys: pytest.CaptureFixture[str], **options: Path) -> str:
+def sentence(endpoint: str, capsys: pytest.CaptureFixture[str], **options: Any) -> str:
     """The one line that `status` says when it fails."""
     assert ask(endpoint, **options) == EXIT_FAILURE
     said = capsys.readouterr()

@@ -239,6 +239,7 @@ def logged_events() -> Iterator[tuple[str, str, set[str]]]:
             if name in ("logger", "self._log") and node.func.attr in LEVELS:
                 event = node.args[0]
                 assert isinstance(event, ast.Constant), ast.unparse(node)
+                assert isinstance(event.value, str)
                 yield event.value, node.func.attr, {keyword.arg or "**" for keyword in node.keywords}
 
 

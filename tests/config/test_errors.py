@@ -12,6 +12,7 @@ from hvbridge.address.endpoint import Endpoint, HypervEndpoint
 from hvbridge.config import ConfigError, EmulatorSettings, Machine, load_config
 from hvbridge.hyperv.guid import service_id_of_port
 from hvbridge.hyperv.services import Service
+from hvbridge.text import Problem
 
 ENVIRON = {"SSH_PORT": "2222"}
 
@@ -123,8 +124,8 @@ def test_other_listeners_need_expose(host: str) -> None:
 def test_what_the_machine_cannot_do_is_told_with_its_position() -> None:
     """The caller's judgement of an endpoint becomes a fault like any other."""
 
-    def guest_only(endpoint: Endpoint, role: str) -> str | None:
-        return f"no {role} here; write another" if isinstance(endpoint, HypervEndpoint) else None
+    def guest_only(endpoint: Endpoint, role: str) -> Problem | None:
+        return Problem(f"no {role} here", "write another") if isinstance(endpoint, HypervEndpoint) else None
 
     assert load(forward(listen='"hyperv://parent/22"'), lambda _: Machine(fault=guest_only)) == [
         'config.toml:3:10: forward "ssh": listen: no listen here; write another',

@@ -494,7 +494,7 @@ async def test_a_program_that_hangs_is_given_up(autojump_clock: trio.testing.Moc
     async def run(command: Sequence[str]) -> "subprocess.CompletedProcess[bytes]":
         await trio.sleep_forever()
 
-    hanging = Machine("win32", run=run)  # type: ignore[arg-type]
+    hanging = Machine("win32", run=run)
     assert await hanging.printed_by("sc.exe", "query", "vmms") is None
     assert autojump_clock.current_time() < 60
 

@@ -202,6 +202,8 @@ class Bridge(Program):
 
     def resident(self) -> int:
         """Return the bytes of memory that it holds (Linux)."""
+        if sys.platform == "win32":
+            raise NotImplementedError
         pages = Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
@@ -293,6 +295,11 @@ def echo(sock: socket.socket) -> None:
     """Send back what comes, to its end."""
     while data := sock.recv(65536):
         sock.sendall(data)
+
+
+def say_nothing(sock: socket.socket) -> None:
+    """Take a first byte, and close."""
+    sock.recv(1)
 
 
 def receive(sock: socket.socket, count: int) -> bytes:

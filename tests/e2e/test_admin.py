@@ -19,6 +19,7 @@ from .support import (
     echo,
     hvbridge,
     is_reset,
+    say_nothing,
     talk,
     wait_until,
 )
@@ -135,7 +136,7 @@ def test_without_the_token_nothing_is_told_and_nothing_done(place: Place, servic
 
 def test_health_decides_about_readiness(place: Place, service: StartService) -> None:
     """A forward whose service does not say what is expected keeps the bridge from being ready."""
-    silent = service(lambda sock: sock.recv(1) and None)
+    silent = service(say_nothing)
     config = place.config(partition=None)
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))

@@ -8,7 +8,19 @@ from collections.abc import Callable
 
 import pytest
 
-from .support import VM, Place, Service, answers, dial, dial_is_reset, echo, is_reset, receive, talk
+from .support import (
+    VM,
+    Place,
+    Service,
+    answers,
+    dial,
+    dial_is_reset,
+    echo,
+    is_reset,
+    receive,
+    say_nothing,
+    talk,
+)
 
 StartService = Callable[[Callable[[socket.socket], None]], Service]
 
@@ -128,7 +140,7 @@ def test_a_client_is_who_the_trusted_proxy_says(place: Place, service: StartServ
 
 def test_a_health_check_notices_a_phantom(place: Place, service: StartService) -> None:
     """A service that takes connections and says nothing is down, and is told of once."""
-    silent = service(lambda sock: sock.recv(1) and None)
+    silent = service(say_nothing)
     health = place.directory / "health.toml"
     health.write_text(
         "[[forward]]\n"

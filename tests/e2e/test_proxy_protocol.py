@@ -285,9 +285,12 @@ def dialled(address: tuple[str, int] | str) -> Iterator[socket.socket]:
         connected: list[socket.socket] = []
 
         def connect() -> bool:
-            sock = stack.enter_context(
-                socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET)
-            )
+            family = socket.AF_INET
+            if isinstance(address, str):
+                if sys.platform == "win32":
+                    raise NotImplementedError
+                family = socket.AF_UNIX
+            sock = stack.enter_context(socket.socket(family))
             sock.settimeout(PATIENCE)
             if sock.connect_ex(address):
                 return False

@@ -13,7 +13,8 @@ import pytest
 
 from .support import MODULE, PATIENCE, Place, Program, Service, dial, echo, environment, talk
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="systemd exists only on Linux")
+if sys.platform != "linux":
+    pytest.skip("systemd exists only on Linux", allow_module_level=True)
 
 StartService = Callable[[Callable[[socket.socket], None]], Service]
 

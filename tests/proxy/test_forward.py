@@ -144,7 +144,7 @@ def stage(nursery: trio.Nursery) -> Callable[..., Stage]:
             on_close=records.append,
             on_accept_paused=paused.append,
         )
-        nursery.start_soon(forward.serve, [listener], nursery)
+        nursery.start_soon(forward.serve, [listener], nursery)  # type: ignore[arg-type]
         return Stage(forward, listener, splices, records, paused, nursery)
 
     return make
@@ -219,7 +219,7 @@ async def test_a_permit_is_taken_before_accept(stage: Callable[..., Stage]) -> N
 async def test_two_listeners_share_the_limit(stage: Callable[..., Stage]) -> None:
     """A listener that waits for clients holds nothing back from another of the same forward."""
     at_work, other = stage(max_connections=1), Listener()
-    at_work.nursery.start_soon(at_work.forward.serve, [other], at_work.nursery)
+    at_work.nursery.start_soon(at_work.forward.serve, [other], at_work.nursery)  # type: ignore[arg-type]
     await trio.testing.wait_all_tasks_blocked()
     other.connect(Client())
     await at_work.admit(Client())
@@ -303,7 +303,7 @@ async def test_cancelling_records_a_shutdown(stage: Callable[..., Stage]) -> Non
     async with trio.open_nursery() as connections:
         listener = Listener()
         listener.connect(Client())
-        connections.start_soon(at_work.forward.serve, [listener], connections)
+        connections.start_soon(at_work.forward.serve, [listener], connections)  # type: ignore[arg-type]
         await trio.testing.wait_all_tasks_blocked()
         connections.cancel_scope.cancel()
     (record,) = at_work.records

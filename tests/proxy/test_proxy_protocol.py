@@ -69,6 +69,8 @@ def refusal(data: bytes) -> str:
     return str(refused.value)
 
 
+HIGHEST = TcpEndpoint("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", 65535)
+
 GOOD = {
     "v1 TCP4": (b"PROXY TCP4 192.0.2.1 198.51.100.7 56324 443\r\n", Received("v1", A4, B4)),
     "v1 TCP6": (b"PROXY TCP6 2001:db8::1 2001:DB8:0:0:0:0:0:2 1 65535\r\n", Received("v1", A6, B6)),
@@ -78,7 +80,7 @@ GOOD = {
     ),
     "v1 longest TCP6": (
         b"PROXY TCP6 " + b"ffff:" * 7 + b"ffff " + b"ffff:" * 7 + b"ffff 65535 65535\r\n",
-        Received("v1", *[TcpEndpoint("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", 65535)] * 2),
+        Received("v1", HIGHEST, HIGHEST),
     ),
     "v1 mapped": (b"PROXY TCP6 ::ffff:192.0.2.1 2001:db8::2 56324 65535\r\n", Received("v1", A4, B6)),
     "v1 UNKNOWN": (b"PROXY UNKNOWN\r\n", Received("v1")),

@@ -11,6 +11,7 @@ import trio.testing
 from hvbridge.address.endpoint import Endpoint, TcpEndpoint
 from hvbridge.proxy import server
 from hvbridge.transport.errors import Cause, ListenError
+from hvbridge.transport.listener import SocketListener
 from hvbridge.transport.network import native_network
 from hvbridge.transport.options import ListenOptions
 
@@ -29,8 +30,9 @@ async def test_binds_every_listener() -> None:
     bound = await server.bind_all(
         native_network(), [("one", anywhere, ListenOptions()), ("two", anywhere, ListenOptions())]
     )
-    ports = [listeners[0].socket.getsockname()[1] for listeners in bound]
-    assert [listeners[0].where for listeners in bound] == [f"tcp://127.0.0.1:{port}" for port in ports]
+    for (listener,) in bound:
+        assert isinstance(listener, SocketListener)
+        assert listener.where == f"tcp://127.0.0.1:{listener.socket.getsockname()[1]}"
     for (listener,) in bound:
         await listener.aclose()
 

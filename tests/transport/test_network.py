@@ -6,6 +6,7 @@ import stat
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import trio
@@ -25,6 +26,8 @@ unix_only = pytest.mark.skipif(sys.platform == "win32", reason="CPython has no A
 
 if sys.platform != "win32":
     from hvbridge.transport import unix
+else:
+    unix: Any = None
 
 
 def at(listener: Listener) -> TcpEndpoint:
@@ -164,6 +167,7 @@ async def test_a_dead_unix_socket_is_replaced_and_nothing_else_is(tmp_path: Path
     with pytest.raises(ListenError) as caught:
         await unix.listen(UnixEndpoint(str(path)), ListenOptions())
     assert caught.value.cause is Cause.IN_USE
+    assert isinstance(first, SocketListener)
     first.socket.close()
     (second,) = await unix.listen(UnixEndpoint(str(path)), ListenOptions())
     await second.aclose()
@@ -179,6 +183,8 @@ async def test_a_unix_dial_tells_a_missing_socket_from_a_dead_one(
     tmp_path: Path, make: bool, cause: Cause
 ) -> None:
     """No file is nobody listening; a file without its process is refused."""
+    if sys.platform == "win32":
+        raise NotImplementedError
     path = tmp_path / "s"
     if make:
         with socket.socket(socket.AF_UNIX) as dead:
@@ -191,6 +197,8 @@ async def test_a_unix_dial_tells_a_missing_socket_from_a_dead_one(
 @linux_only
 async def test_a_unix_dial_waits_while_the_backlog_is_full(tmp_path: Path) -> None:
     """A connect that finds the backlog full is tried again, rather than taken for a connection."""
+    if sys.platform == "win32":
+        raise NotImplementedError
     path = str(tmp_path / "s")
     (listener,) = await unix.listen(UnixEndpoint(path), ListenOptions(backlog=0))
     waiting = socket.socket(socket.AF_UNIX)
@@ -356,8 +364,8 @@ def on_platform(monkeypatch: pytest.MonkeyPatch, platform: str, *, vmbus: bool =
 
 
 def fault(network: Network, text: str, role: str = "connect") -> str | None:
-    problem = network.fault(parse_endpoint(text), role)  # type: ignore[arg-type]
-    return None if problem is None else str(problem)
+    found = network.fault(parse_endpoint(text), role)  # type: ignore[arg-type]
+    return None if found is None else str(found)
 
 
 @linux_only

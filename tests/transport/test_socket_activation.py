@@ -17,19 +17,19 @@ from hvbridge.transport.errors import Cause, DialError, ListenError
 from hvbridge.transport.network import native_network
 from hvbridge.transport.options import DialOptions, ListenOptions
 
-if sys.platform == "linux":
-    from hvbridge.transport.socket_activation import SystemdTransport, systemd_sockets
+if sys.platform != "linux":
+    pytest.skip("systemd exists only on Linux", allow_module_level=True)
+assert sys.platform == "linux"  # so that mypy leaves the rest alone elsewhere
 
-linux_only = pytest.mark.skipif(sys.platform != "linux", reason="systemd exists only on Linux")
+from hvbridge.transport.socket_activation import SystemdTransport, systemd_sockets  # noqa: E402 - it has the same assertion
 
 WEB = SystemdEndpoint("web")
 
 
-def transport(sockets: Mapping[str, list[socket.socket]]) -> "SystemdTransport":
+def transport(sockets: Mapping[str, list[socket.socket]]) -> SystemdTransport:
     return SystemdTransport(lambda: sockets)
 
 
-@linux_only
 async def test_a_tcp_socket_makes_streams_as_a_tcp_listener_does() -> None:
     """What is accepted knows its peer, sends small writes at once, and probes a silent client."""
     with socket.create_server(("127.0.0.1", 0)) as bound, socket.socket() as client:
@@ -47,7 +47,6 @@ async def test_a_tcp_socket_makes_streams_as_a_tcp_listener_does() -> None:
         await listener.aclose()
 
 
-@linux_only
 @pytest.mark.parametrize("abstract", [False, True])
 async def test_a_unix_socket_is_left_where_it_is(tmp_path: Path, abstract: bool) -> None:
     """Its peers are called after it, and its file stays when the listener goes: systemd made it."""
@@ -65,7 +64,6 @@ async def test_a_unix_socket_is_left_where_it_is(tmp_path: Path, abstract: bool)
         assert Path(path).exists() is not abstract
 
 
-@linux_only
 async def test_every_socket_of_a_name_is_listened_on_again_and_again() -> None:
     """A unit may have several addresses, and a config that is read again finds them all, still bound."""
     with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
@@ -81,7 +79,6 @@ async def test_every_socket_of_a_name_is_listened_on_again_and_again() -> None:
             await listener.aclose()
 
 
-@linux_only
 async def test_nobody_is_turned_away_while_no_listener_is_there() -> None:
     """A client that comes when a listener has closed waits for the next one, for systemd holds the socket."""
     with socket.create_server(("127.0.0.1", 0)) as bound, socket.socket() as client:
@@ -96,7 +93,6 @@ async def test_nobody_is_turned_away_while_no_listener_is_there() -> None:
         await listener.aclose()
 
 
-@linux_only
 async def test_a_name_that_was_not_passed_is_told() -> None:
     """Who was not started by a .socket unit learns how; who was, which names there are."""
     with pytest.raises(ListenError) as alone:
@@ -114,7 +110,6 @@ async def test_a_name_that_was_not_passed_is_told() -> None:
     )
 
 
-@linux_only
 async def test_one_socket_that_fails_fails_the_name() -> None:
     """All sockets of a name are listened on, or none, and the system's error is told."""
     with socket.create_server(("127.0.0.1", 0)) as good, socket.create_server(("127.0.0.1", 0)) as gone:
@@ -123,14 +118,12 @@ async def test_one_socket_that_fails_fails_the_name() -> None:
             await transport({"web": [good, gone]}).listen(WEB, ListenOptions())
 
 
-@linux_only
 async def test_nothing_dials_it() -> None:
     """The endpoint means sockets that listen, and nothing to connect to."""
     with pytest.raises(DialError, match="write the address of the service"):
         await transport({}).dial(WEB, DialOptions())
 
 
-@linux_only
 def test_a_config_may_name_what_only_systemd_knows() -> None:
     """Whether a name will be passed is no fault of a config."""
     assert native_network().fault(WEB, "listen") is None
@@ -138,7 +131,7 @@ def test_a_config_may_name_what_only_systemd_knows() -> None:
 
 def test_other_systems_have_no_systemd(monkeypatch: pytest.MonkeyPatch) -> None:
     """On Windows and macOS the endpoint is a fault, with what to write."""
-    monkeypatch.setattr(network_module.sys, "platform", "darwin")
+    monkeypatch.setattr(sys, "platform", "darwin")
     transport = network_module._systemd()
     assert str(transport.fault(parse_endpoint("systemd://web"), "listen")) == (
         "systemd exists only on Linux; write tcp://127.0.0.1:PORT"
@@ -194,7 +187,6 @@ def high() -> Iterator[Callable[[Any], int]]:
         os.close(descriptor)
 
 
-@linux_only
 def test_sockets_come_by_name(high: Callable[[Any], int]) -> None:
     """Those of one name are together; none is inherited further, and the variables are gone."""
     with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
@@ -207,14 +199,12 @@ def test_sockets_come_by_name(high: Callable[[Any], int]) -> None:
     ]
 
 
-@linux_only
 def test_sockets_without_names_are_unknown(high: Callable[[Any], int]) -> None:
     """A manager that passes no names leaves them called as libsystemd calls them."""
     with socket.create_server(("127.0.0.1", 0)) as one:
         assert activate(_TAKE, high(one))[0] == "unknown 3 AF_INET False"
 
 
-@linux_only
 def test_only_listening_streams_are_taken(high: Callable[[Any], int]) -> None:
     """A datagram socket, one that listens for packets, a connected one and what is no socket at all are passed over."""
     one, other = socket.socketpair()
@@ -233,14 +223,12 @@ def test_only_listening_streams_are_taken(high: Callable[[Any], int]) -> None:
     assert printed == ["e 7 AF_INET False", "[] {}"]
 
 
-@linux_only
 def test_sockets_of_another_process_are_left_alone(high: Callable[[Any], int]) -> None:
     """A child that inherited the variables does not take what was passed to its parent."""
     with socket.create_server(("127.0.0.1", 0)) as one:
         assert activate(_TAKE, high(one), FAKE_PID="1", LISTEN_FDNAMES="web") == ["[] {}"]
 
 
-@linux_only
 def test_no_sockets_without_systemd() -> None:
     """A process that was started otherwise has none."""
     assert systemd_sockets({}) == {}

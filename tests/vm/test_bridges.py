@@ -5,6 +5,7 @@ import os
 import socket
 import struct
 import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, nullcontext
@@ -26,6 +27,10 @@ from tests.vm.inside import (
     guest_side,
     host_side,
 )
+
+if sys.platform != "linux":
+    pytest.skip("vsock is there on Linux only", allow_module_level=True)
+assert sys.platform == "linux"  # so that mypy leaves the rest alone elsewhere
 
 _MB = 1000 * 1000
 _KNOWS = ["-F", "none", "-i", f"{SHARED}/user_key", "-o", "BatchMode=yes", "-o", "LogLevel=ERROR"]

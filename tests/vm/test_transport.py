@@ -5,6 +5,7 @@ import math
 import os
 import socket
 import struct
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -19,11 +20,15 @@ from hvbridge.splice import Limits, Reason, Splicer, Transfer, open_splicer
 from hvbridge.splice.portable import PortableSplicer
 from hvbridge.splice.timeouts import TimeoutQueue
 from hvbridge.transport.errors import Cause, DialError, ListenError
-from hvbridge.transport.listener import Listener
+from hvbridge.transport.listener import Listener, SocketListener
 from hvbridge.transport.network import Network, native_network
 from hvbridge.transport.options import DialOptions, ListenOptions
 from hvbridge.transport.stream import SocketStream
 from hvbridge.transport.vsock import VsockStream
+
+if sys.platform != "linux":
+    pytest.skip("vsock is there on Linux only", allow_module_level=True)
+assert sys.platform == "linux"  # so that mypy leaves the rest alone elsewhere
 
 pytestmark = pytest.mark.vm("loopback")
 
@@ -198,6 +203,7 @@ async def test_silence_ends_with_the_dial_timeout(
 async def test_buffer_is_the_listeners(network: Network) -> None:
     """`buffer` is what a listener's SO_SNDBUF and SO_RCVBUF then are: hv_sock makes its rings as large as they say."""
     async with await _listen(network, "vsock://any:5005", ListenOptions(buffer=65536)) as listener:
+        assert isinstance(listener, SocketListener)
         sizes = [
             listener.socket.getsockopt(socket.SOL_SOCKET, option)
             for option in (socket.SO_SNDBUF, socket.SO_RCVBUF)

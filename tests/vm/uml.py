@@ -76,7 +76,7 @@ def kernel(
     try:
         yield process
     finally:
-        if process.poll() is None:
+        if sys.platform == "linux" and process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
@@ -87,6 +87,8 @@ def _which(program: str) -> str:
 
 def _memory_directory(fallback: Path) -> Path:
     """Where the kernel's memory lives, in a file: in RAM, if code may run from there and there is room."""
+    if sys.platform != "linux":
+        raise NotImplementedError
     ram = Path("/dev/shm")
     try:
         about = os.statvfs(ram)

@@ -4,7 +4,7 @@ Each kernel is a vhost-user front end that connects to its own Unix socket, shar
 virtio-vsock device of that CID there. A packet goes to the device of its destination CID. One to a CID that nobody
 has is dropped, so that whoever dials it hears nothing. Ends when all kernels have gone.
 
-AccessList: the vhost-user protocol (QEMU, docs/interop/vhost-user.rst), and the virtio specification 1.2: split
+Sources: the vhost-user protocol (QEMU, docs/interop/vhost-user.rst), and the virtio specification 1.2: split
 virtqueues (2.7) and the socket device (5.10). Ring indexes are read and written in one access each, and in an
 order that x86 keeps between processors.
 """
@@ -19,6 +19,8 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from enum import IntEnum
+
+assert sys.platform == "linux"
 
 
 class Request(IntEnum):

@@ -9,6 +9,8 @@ import signal
 import sys
 import threading
 
+assert sys.platform == "win32"
+
 
 def heed_input() -> None:
     """Raise one signal a byte, until the end."""

@@ -10,6 +10,8 @@ import socket
 import sys
 import threading
 
+assert sys.platform == "win32"
+
 
 def open_socket() -> socket.socket:
     """Make a Hyper-V socket."""

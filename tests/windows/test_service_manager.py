@@ -277,9 +277,11 @@ def test_the_interpreter_finds_its_virtual_environment(tmp_path: Path) -> None:
     (tmp_path / "Scripts").mkdir()
     python = tmp_path / "Scripts" / "python.exe"
     python.touch()
-    home = Path(sys._base_executable).parent  # type: ignore[attr-defined]
+    # The Python that a venv's launcher starts; no public name has it.
+    base: str = vars(sys)["_base_executable"]
+    home = Path(base).parent
     (tmp_path / "pyvenv.cfg").write_text(f"home = {home}\n", encoding="utf-8")
-    words = [sys._base_executable, "-c", "import sys; print(sys.prefix)"]  # type: ignore[attr-defined]
+    words = [base, "-c", "import sys; print(sys.prefix)"]
     environ = os.environ | {"__PYVENV_LAUNCHER__": str(python)}
     done = subprocess.run(
         words, env=environ, capture_output=True, timeout=PATIENCE, check=True, encoding="utf-8"

@@ -3,6 +3,7 @@
 import sys
 import uuid
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,9 @@ if sys.platform == "win32":
     import winreg
 
     from hvbridge.hyperv.services.windows import WindowsRegistry
+else:
+    winreg: Any = None
+    WindowsRegistry: Any = None
 
 
 @pytest.fixture(params=["emulator", "windows"])
@@ -26,7 +30,8 @@ def registry(request: pytest.FixtureRequest, tmp_path: Path) -> ServiceRegistry:
     """A registry with nothing in it."""
     if request.param == "emulator":
         return EmulatorRegistry(tmp_path / "not" / "yet")
-    return request.getfixturevalue("windows_registry")
+    found: ServiceRegistry = request.getfixturevalue("windows_registry")
+    return found
 
 
 def test_services_come_and_go(registry: ServiceRegistry) -> None:
@@ -52,8 +57,6 @@ def test_removing_what_is_not_there(registry: ServiceRegistry) -> None:
 
 def test_keys_are_as_hyperv_wants_them(windows_registry: ServiceRegistry) -> None:
     """A service is a key without braces in the 64-bit view, and others' keys are read as far as they can be."""
-    if sys.platform != "win32":
-        return
     windows_registry.register(SSH)
     view = winreg.KEY_WOW64_64KEY
     with winreg.OpenKeyEx(winreg.HKEY_LOCAL_MACHINE, export.KEY, 0, winreg.KEY_ALL_ACCESS | view) as services:
@@ -69,8 +72,6 @@ def test_keys_are_as_hyperv_wants_them(windows_registry: ServiceRegistry) -> Non
 @windows_only
 def test_refusal_of_windows_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where Windows denies the key to a user, the error says who may."""
-    if sys.platform != "win32":
-        return
 
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Access is denied", None, 5)

@@ -18,7 +18,7 @@ from hvbridge.transport.emulator import tcp as emulator_tcp
 from hvbridge.transport.emulator.services import EmulatorRegistry
 from hvbridge.transport.emulator.transport import EmulatorTransport
 from hvbridge.transport.errors import Cause, DialError, ListenError
-from hvbridge.transport.listener import Listener
+from hvbridge.transport.listener import Listener, SocketListener
 from hvbridge.transport.network import Network
 from hvbridge.transport.options import DialOptions, ListenOptions
 from hvbridge.transport.stream import HandshakeError, SocketStream
@@ -232,6 +232,7 @@ async def test_a_second_listener_is_refused_while_the_first_lives(machine: Machi
     with pytest.raises(ListenError) as caught:
         await listen(guest, PARENT)
     assert caught.value.cause is Cause.IN_USE
+    assert isinstance(first, SocketListener)
     first.socket.close()  # as when its process died: what marks it in the directory stays behind
     second = await listen(guest, PARENT)
     await second.aclose()
@@ -308,6 +309,7 @@ async def test_a_directory_that_is_not_ones_own_is_refused(
 async def test_a_stranger_on_the_loopback_port_is_turned_away(tmp_path: Path) -> None:
     """Over loopback TCP, knowing the port is not enough: the listener's secret is asked for."""
     listener = await emulator_tcp.listen(tmp_path / "x", "here", ListenOptions(), str)
+    assert isinstance(listener, SocketListener)
     sock = trio.socket.socket()
     await sock.connect(listener.socket.getsockname())
     await sock.send(bytes(32))
@@ -333,7 +335,6 @@ def test_says_before_it_runs_what_a_partition_cannot_do(
 ) -> None:
     """An endpoint that can never work in its partition is a fault of the config."""
     fault = machine.inside(partition).fault(HypervEndpoint(vm, SSH), role)
-    assert fault is not None
     assert words in str(fault)
 
 

@@ -20,7 +20,7 @@ Address = tuple[str, str]
 def winsock_error(code: int, *, from_so_error: bool = False) -> OSError:
     """The OSError of a Winsock code: from a call it has a winerror; as trio raises SO_ERROR it has none."""
     error = OSError(13 if code == 10013 and not from_so_error else code, f"winsock {code}")
-    error.winerror = None if from_so_error else code  # type: ignore[attr-defined]
+    setattr(error, "winerror", None if from_so_error else code)  # noqa: B010 - typed on Windows only
     return error
 
 

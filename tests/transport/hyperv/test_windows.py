@@ -11,6 +11,7 @@ from hvbridge.address.endpoint import HypervEndpoint
 from hvbridge.hyperv import guid
 from hvbridge.transport.errors import Cause, DialError, ListenError
 from hvbridge.transport.hyperv.windows import AF_HYPERV, HV_PROTOCOL_RAW, HypervTransport
+from hvbridge.transport.listener import Listener
 from hvbridge.transport.network import Network
 from hvbridge.transport.options import DialOptions, ListenOptions
 from tests.transport.hyperv.fake_hyperv import FakeHyperv, winsock_error
@@ -28,7 +29,7 @@ async def kernel() -> FakeHyperv:
     return kernel
 
 
-async def listen(endpoint: HypervEndpoint = TARGET, **options: object):
+async def listen(endpoint: HypervEndpoint = TARGET, **options: object) -> Listener:
     (listener,) = await HypervTransport().listen(endpoint, ListenOptions(**options))  # type: ignore[arg-type]
     return listener
 
