@@ -62,7 +62,10 @@ async def listen(transport: EmulatorTransport, vm: uuid.UUID, service: uuid.UUID
 async def connect_silently(machine: Machine, listener: Listener) -> socket.socket:
     """Connect to a listener of the emulator, and say nothing."""
     place = listener.socket.getsockname()  # type: ignore[attr-defined]
-    stranger = socket.socket(socket.AF_UNIX if isinstance(place, str) else socket.AF_INET)
+    if sys.platform != "win32" and isinstance(place, str):
+        stranger = socket.socket(socket.AF_UNIX)
+    else:
+        stranger = socket.socket(socket.AF_INET)
     stranger.connect(place)
     stranger.setblocking(False)
     return stranger
