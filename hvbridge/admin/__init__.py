@@ -1,13 +1,13 @@
 """The admin endpoint of a running bridge: health, metrics, an API, events, and a page to look at.
 
 Owns: what of it is safe to import. This module, `control` and `stats` load no other package. `server`
-loads Starlette, Hypercorn and prometheus-client, which come with the extra ``admin``: whoever starts an endpoint
+loads Starlette, h11 and prometheus-client, which come with the extra ``admin``: whoever starts an endpoint
 calls `require`, and imports `server` only then, so that what has no admin endpoint neither needs nor pays for them.
 """
 
 from importlib.util import find_spec
 
-_PACKAGES = ("starlette", "hypercorn", "prometheus_client")
+_PACKAGES = ("starlette", "h11", "prometheus_client")
 
 
 class ExtraMissingError(ValueError):

@@ -24,6 +24,7 @@ from hvbridge.address.endpoint import Endpoint
 from hvbridge.admin import metrics
 from hvbridge.admin import schemas as views
 from hvbridge.admin.auth import AuthMiddleware, json_response
+from hvbridge.admin.http import is_peer_gone
 from hvbridge.admin.openapi import document
 from hvbridge.admin.sse import EventStream, Snapshots
 from hvbridge.admin.stats import MAX_SUBSCRIBERS, Statistics, TooManySubscribersError
@@ -165,6 +166,8 @@ class ErrorBoundary:
         try:
             await self._app(scope, receive, sending)
         except Exception as error:  # one request's bug must not end the bridge
+            if is_peer_gone(error):
+                raise
             logger.exception("admin request failed: %s %s: %r", scope.get("method"), scope.get("path"), error)
             if not has_begun:
                 await json_response(views.Error("internal error in hvbridge; see its log"), 500)(

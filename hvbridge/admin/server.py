@@ -1,25 +1,17 @@
-"""Serves the admin endpoint in a nursery of its caller, by Hypercorn.
+"""Serves the admin endpoint in a nursery of its caller: its listeners, how many may connect, and its end.
 
-Owns: listening, how many may connect, and the end: soon after a cancellation, whatever a peer does. Refuses: what is
-served (`app`). Imports the packages of the extra ``admin``: see `hvbridge.admin`.
-
-Each connection is Hypercorn's (`TCPServer`, what its trio worker runs for each), the rest of its worker is not used:
-it takes no stream of ours, and it shields its sends from cancellation, so that one reader that stops reading would
-keep the bridge from ending. Here a send gives up on such a reader, and the end closes every stream.
+Imports the packages of the extra ``admin``: see `hvbridge.admin`.
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 
 import trio
-from hypercorn.config import Config
-from hypercorn.trio.tcp_server import TCPServer
-from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import AppWrapper, ConnectionState
-from hypercorn.utils import wrap_app
 
 from hvbridge.address.endpoint import Endpoint
 from hvbridge.admin.app import build_app
+from hvbridge.admin.http import HttpConnection, is_peer_gone
 from hvbridge.admin.stats import Statistics
 from hvbridge.proxy.control import BridgeControl
 from hvbridge.transport.listener import Listener
@@ -30,9 +22,7 @@ from hvbridge.transport.stream import SocketStream
 logger = logging.getLogger(__name__)
 
 _MAX_CONNECTIONS = 128
-"""At once; the others wait in the backlog. Descriptors are for the connections that are forwarded."""
-_STALL = 30.0
-"""Seconds that a send may take: a reader that takes nothing for so long is gone, or means harm."""
+"""At once. Descriptors are for the connections that are forwarded."""
 _GRACE = 1.0
 """Seconds from the cancellation until what is still being sent is cut."""
 
@@ -57,8 +47,11 @@ async def serve(
     async with trio.open_nursery() as nursery:
         try:
             connections: trio.Nursery = await nursery.start(server.hold_connections)
-            limited = [_LimitedListener(listener, server.places) for listener in listeners]
-            await trio.serve_listeners(server.serve_connection, limited, handler_nursery=connections)
+            await trio.serve_listeners(
+                server.serve_connection,
+                list(listeners),
+                handler_nursery=connections,
+            )
         finally:
             server.stopping.set()
 
@@ -69,15 +62,10 @@ class _Server:
     def __init__(
         self, control: BridgeControl, stats: Statistics, listen: Endpoint, token: str | None
     ) -> None:
-        self.places = trio.Semaphore(_MAX_CONNECTIONS)
         self.stopping = trio.Event()
-        self._config = Config()
-        self._config.errorlog = logger
-        self._config.include_server_header = False
-        self._context = WorkerContext(None)
-        app = build_app(control, stats, listen, token, self.stopping)
-        self._app: AppWrapper = wrap_app(app, self._config.wsgi_max_body_size, "asgi")  # type: ignore[arg-type]
-        self._streams: set[SocketStream] = set()
+        self._app = build_app(control, stats, listen, token, self.stopping)
+        self._connections: dict[HttpConnection, trio.CancelScope] = {}
+        """Those that are open, the oldest first, and what cuts each."""
 
     async def hold_connections(
         self, task_status: trio.TaskStatus[trio.Nursery] = trio.TASK_STATUS_IGNORED
@@ -90,81 +78,36 @@ class _Server:
                     await trio.lowlevel.checkpoint()  # who is cancelled while it starts must not wait for it
                     scope.shield = True
                     await self.stopping.wait()
-                    await self._context.terminated.set()  # Hypercorn closes idle connections
+                    for connection in self._connections:
+                        connection.close_when_idle()
                     closing.start_soon(self._cut, connections.cancel_scope)
                 closing.cancel_scope.cancel()
 
     async def _cut(self, connections: trio.CancelScope) -> None:
         await trio.sleep(_GRACE)
         connections.cancel()
-        for stream in self._streams:  # for sends that are shielded
-            stream.abort()
 
     async def serve_connection(self, stream: SocketStream) -> None:
         """Serve the requests of one connection, and close it."""
-        self._streams.add(stream)
+        connection = HttpConnection(stream, self._app)
         try:
-            server = TCPServer(
-                self._app,
-                self._config,
-                self._context,
-                ConnectionState({}),
-                stream,  # type: ignore[arg-type]  # takes its place below
-            )
-            server.stream = _Connection(stream, on_end=server.idle_task.stop)  # type: ignore[assignment]
-            await server.run()
+            self._make_room()
+            with trio.CancelScope() as self._connections[connection]:
+                await connection.serve()
         except Exception as error:  # one connection's bug must not end the bridge
-            logger.exception("admin connection failed: %r", error)
+            if not is_peer_gone(error):
+                logger.exception("admin connection failed: %r", error)
         finally:
             stream.abort()
-            self._streams.discard(stream)
-            self.places.release()
+            self._connections.pop(connection, None)
 
+    def _make_room(self) -> None:
+        """Where there are too many connections, cut one, so that whoever comes gets an answer.
 
-class _LimitedListener(trio.abc.Listener[SocketStream]):
-    """Accepts when there is a place for one more; whoever serves the stream gives the place back."""
-
-    def __init__(self, listener: Listener, places: trio.Semaphore) -> None:
-        self._listener = listener
-        self._places = places
-
-    async def accept(self) -> SocketStream:
-        await self._places.acquire()
-        try:
-            return await self._listener.accept()
-        except BaseException:
-            self._places.release()
-            raise
-
-    async def aclose(self) -> None:
-        await self._listener.aclose()
-
-
-class _Connection:
-    """A stream as Hypercorn wants it, on which no send waits for ever.
-
-    ``on_end`` is called when the peer sends no more: Hypercorn would keep the connection for its idle time-out.
-    """
-
-    def __init__(self, stream: SocketStream, on_end: Callable[[], Awaitable[None]]) -> None:
-        self._stream = stream
-        self._on_end = on_end
-        self.socket = stream.socket
-        self.send_eof = stream.send_eof
-        self.aclose = stream.aclose
-
-    async def receive_some(self, max_bytes: int) -> bytes:
-        data = b""
-        try:
-            data = await self._stream.receive_some(max_bytes)
-        finally:
-            if not data:
-                await self._on_end()
-        return data
-
-    async def send_all(self, data: bytes) -> None:
-        with trio.move_on_after(_STALL) as patience:
-            await self._stream.send_all(data)
-        if patience.cancelled_caught:
-            self._stream.abort()
-            raise trio.BrokenResourceError("the peer takes no data")
+        It is an idle one where there is one, of the source that has the most, and of these the oldest.
+        """
+        if len(self._connections) < _MAX_CONNECTIONS:
+            return
+        shares = Counter(connection.source for connection in self._connections)
+        victim = min(self._connections, key=lambda one: (not one.is_idle, -shares[one.source]))
+        self._connections.pop(victim).cancel()

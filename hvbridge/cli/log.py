@@ -8,6 +8,7 @@ from typing import Any
 import structlog
 
 from hvbridge.cli.log_writer import LineWriter, write_to
+from hvbridge.text import escaped
 
 _LEVELS = logging.getLevelNamesMapping()
 
@@ -29,7 +30,7 @@ def configure(form: str, level: str) -> LineWriter:
                 colors=is_terminal, sort_keys=False, pad_event_to=0, pad_level=False
             )
         ]
-    processors = [structlog.processors.add_log_level, time, *render]
+    processors = [structlog.processors.add_log_level, time, _escape, *render]
     writer = LineWriter(
         write_to(sys.stderr), _dropped_line(processors), getattr(sys.stderr, "encoding", None) or "utf-8"
     )
@@ -43,6 +44,11 @@ def configure(form: str, level: str) -> LineWriter:
     root.handlers = [_IntoStructlog()]
     root.setLevel(least)
     return writer
+
+
+def _escape(_logger: object, _method: str, event: Any) -> Any:
+    """Escape what is not printable: a peer, or a file, may have a part in any text, and must not forge a line."""
+    return {name: escaped(value) if isinstance(value, str) else value for name, value in event.items()}
 
 
 class _Lines:

@@ -2,5 +2,5 @@
 
 import pytest
 
-for _package in ("starlette", "hypercorn", "prometheus_client"):
+for _package in ("starlette", "h11", "prometheus_client"):
     pytest.importorskip(_package, reason="the extra admin is not installed")

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-_PACKAGES = ("starlette", "hypercorn", "prometheus_client")
+_PACKAGES = ("starlette", "h11", "prometheus_client")
 
 
 def run(code: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 pytest.importorskip("selenium", reason="selenium, of the extra dev, is not installed")
-pytest.importorskip("hypercorn", reason="the extra admin is not installed")
+pytest.importorskip("h11", reason="the extra admin is not installed")
 
 from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver import ActionChains, Chrome, Keys

@@ -25,7 +25,7 @@ from .support import (
 )
 
 pytestmark = pytest.mark.skipif(
-    find_spec("hypercorn") is None or find_spec("starlette") is None,
+    find_spec("h11") is None or find_spec("starlette") is None,
     reason="the extra admin is not installed",
 )
 
