@@ -15,22 +15,13 @@ assert sys.platform == "linux"
 
 from os import readv, splice
 
-from hvbridge.splice.direction import BUDGET, MAX_READ, Direction, Progress, write
-from hvbridge.splice.pipe_pool import Pipe
+from hvbridge.splice.direction import BUDGET, Direction, Progress, write
+from hvbridge.splice.pipe_pool import PIPE_SIZE, Pipe
 
 BULK_THRESHOLD = 32 * 1024
 """Bytes of a read from which data counts as bulk. Below, the set-up of a splice costs more than it saves."""
 
-SPLICE_SIZE = 1024 * 1024
-"""Bytes asked of one splice(2)."""
-REFILL_THRESHOLD = 128 * 1024
-"""Bytes of one splice(2) after which another is tried before the pipe is emptied."""
-PIPE_HIGH_WATER = 768 * 1024
-"""Bytes in the pipe from which on none is tried."""
 SPLICE_FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
-
-MIN_READ = 64 * 1024
-"""Bytes of the first read that is copied. Each read that is taken whole doubles the next, up to `MAX_READ`."""
 
 UNIX_SEND_BUFFER = 1024 * 1024
 """Bytes of the send buffer of a Unix socket that takes bulk. Unlike TCP's it never grows by itself; with the default of
@@ -40,7 +31,7 @@ UNIX_SEND_BUFFER = 1024 * 1024
 class BulkPump:
     """Moves the bulk data of ``direction``, after ``unsent``, which was read before."""
 
-    __slots__ = ("_direction", "_pipe", "_piped", "_read_error", "_read_size", "_unsent", "active")
+    __slots__ = ("_direction", "_pipe", "_piped", "_read_error", "_unsent", "active")
 
     def __init__(self, direction: Direction[Any], unsent: bytes) -> None:
         self._direction = direction
@@ -50,7 +41,6 @@ class BulkPump:
         """Bytes in the pipe."""
         self._read_error: OSError | None = None
         """Raised once the pipe is empty."""
-        self._read_size = MIN_READ
         self.active = True
         """False once the source has given so little that it counts as messages again."""
         self._enlarge_send_buffer()
@@ -58,7 +48,7 @@ class BulkPump:
     def move(self, now: float) -> Progress:
         """See `hvbridge.splice.epoll_pump.Pump.move`."""
         direction = self._direction
-        direction.shared.bulk_seen = True
+        direction.shared.busy_poll.pause()
         if self._unsent or self._piped:
             direction.connection.last_activity = now  # a slow reader is not idle
             if stop := self._flush():
@@ -102,15 +92,17 @@ class BulkPump:
                 self._return_pipe()
 
     def _fill(self, pipe: Pipe) -> None:
-        """Fill the empty ``pipe``, by several reads if they are large. Raises OSError if nothing was read."""
+        """Fill the empty ``pipe``. Raises OSError if nothing was read.
+
+        After a large read another is tried: a sender on the same CPU may have written again meanwhile, and emptying
+        the pipe wakes the destination. It saves about a tenth of the CPU of bulk.
+        """
         if self._read_error is not None:
             raise self._read_error
-        received = self._piped = splice(
-            self._direction.src, pipe.write, SPLICE_SIZE, None, None, SPLICE_FLAGS
-        )
-        while received >= REFILL_THRESHOLD and self._piped < PIPE_HIGH_WATER:
+        received = self._piped = splice(self._direction.src, pipe.write, PIPE_SIZE, None, None, SPLICE_FLAGS)
+        while received >= BULK_THRESHOLD:
             try:
-                received = splice(self._direction.src, pipe.write, SPLICE_SIZE, None, None, SPLICE_FLAGS)
+                received = splice(self._direction.src, pipe.write, PIPE_SIZE, None, None, SPLICE_FLAGS)
             except BlockingIOError:  # the source is empty or the pipe is full
                 return
             except OSError as error:
@@ -119,12 +111,11 @@ class BulkPump:
             self._piped += received
 
     def _copy(self, now: float) -> Progress:
-        direction = self._direction
+        direction, buffer = self._direction, self._direction.shared.buffer
         moved = 0
         while moved < BUDGET:
-            size = self._read_size
             try:
-                received = readv(direction.src, (direction.shared.buffer[:size],))
+                received = readv(direction.src, (buffer,))
             except BlockingIOError:
                 return self._drained(moved)
             except OSError as error:
@@ -133,15 +124,12 @@ class BulkPump:
             if not received:
                 return Progress.EOF
             direction.connection.received(direction.side, received, now)
-            self._unsent = direction.shared.buffer[:received]
+            self._unsent = buffer[:received]
             if stop := self._flush():
-                # Read no more at once than is taken at once: the rest must be copied to be held.
-                self._read_size = max(MIN_READ, received - len(self._unsent))
                 return stop
             moved += received
-            if received < size and not direction.read_until_eagain:
+            if received < len(buffer) and not direction.read_until_eagain:
                 return self._drained(moved)
-            self._read_size = min(2 * size, MAX_READ)
         return Progress.UNFINISHED
 
     def _flush(self) -> Progress:

@@ -17,7 +17,7 @@ import trio
 
 assert sys.platform == "linux"
 
-from hvbridge.splice.busy_poll import MAX_EVENTS, BusyPoll
+from hvbridge.splice.busy_poll import MAX_EVENTS
 from hvbridge.splice.close_rules import CLIENT, UPSTREAM, CloseState
 from hvbridge.splice.direction import Progress, Shared
 from hvbridge.splice.epoll_pump import Pump
@@ -48,7 +48,6 @@ class EpollSplicer:
         """What is known of each registered descriptor."""
         self._unfinished: list[_Pump] = []
         self._shared = Shared()
-        self._busy_poll = BusyPoll()
         self._clock = trio.lowlevel.current_clock().current_time
         self._now = 0.0
 
@@ -96,10 +95,7 @@ class EpollSplicer:
         unfinished, self._unfinished = self._unfinished, []
         ready = self._epoll.poll(0, MAX_EVENTS)
         if not (ready or unfinished):
-            if self._shared.bulk_seen:
-                self._shared.bulk_seen = False
-                self._busy_poll.on_bulk()
-            ready = self._busy_poll.poll(self._epoll)
+            ready = self._shared.busy_poll.poll(self._epoll)
         for fd, events in ready:
             sock = self._sockets.get(fd)
             if sock is None:  # its connection ended earlier in this turn
@@ -121,7 +117,7 @@ class EpollSplicer:
     def _on_events(self, sock: "_Socket", events: int) -> None:
         reader, writer = sock.reader, sock.writer
         if events & PEER_CLOSED:
-            reader.read_until_eagain = True
+            reader.read_until_eagain = True  # the EOF has no event of its own
         if events & ~ROOM and not reader.blocked:
             self._run(reader)
         # A vsock peer that is gone makes no room; only its end is reported.
@@ -212,7 +208,7 @@ class EpollSplicer:
         for reader, writer in ((up, down), (down, up)):
             self._sockets[reader.src] = sock = _Socket(reader, writer)
             self._epoll.register(reader.src, sock.interest)
-        self._busy_poll.on_connection()
+        self._shared.busy_poll.pause()
 
     def unregister(self, connection: "_Connection") -> None:
         """Forget ``connection``. The caller closes its sockets, which also removes them from the epoll."""

@@ -19,8 +19,6 @@ from hvbridge.transport.stream import SocketStream
 
 READ_SIZE = 64 * 1024
 """Bytes asked of one read."""
-MESSAGE_SIZE = 4 * 1024
-"""Bytes of a read up to which an answer is to be expected soon."""
 
 _DRAINED: Final = Progress.DRAINED  # a member of an enum takes longer to look up
 
@@ -62,8 +60,6 @@ class Pump(Direction[ConnectionT]):
             except OSError as error:
                 self.error = error
                 return Progress.WRITE_ERROR
-            if received > MESSAGE_SIZE:
-                self.shared.bulk_seen = True
             if sent < received or received >= BULK_THRESHOLD:
                 self._bulk = BulkPump(self, data[sent:])
                 if sent == received:

@@ -1,6 +1,6 @@
 """When the epoll splicer busy-polls and when it blocks."""
 
-from hvbridge.splice.busy_poll import BULK_PAUSE, FEW_POLLS, MANY_POLLS, BusyPoll, Events
+from hvbridge.splice.busy_poll import FEW_POLLS, MANY_POLLS, BusyPoll, Events
 
 EVENT = (3, 1)
 
@@ -41,22 +41,11 @@ def test_a_success_is_worth_more_polls_which_decay() -> None:
     assert tried[-1] <= FEW_POLLS
 
 
-def test_bulk_pauses_busy_polling() -> None:
-    """After bulk the splicer blocks at once, and tries again later."""
+def test_a_pause_blocks_at_once_and_passes() -> None:
+    """After `pause` there is no poll before blocking, then one more with each miss."""
     busy_poll = BusyPoll(cpus=2)
-    busy_poll.on_bulk()
-    assert all(polls(busy_poll) == 0 for _ in range(BULK_PAUSE))
-    assert sum(polls(busy_poll) for _ in range(FEW_POLLS)) > 0
-
-
-def test_a_new_connection_stops_busy_polling() -> None:
-    """The next connection is accepted by another task, so the splicer blocks at once; bulk still counts as bulk."""
-    busy_poll = BusyPoll(cpus=2)
-    busy_poll.on_connection()
-    assert polls(busy_poll) == 0
-    busy_poll.on_bulk()
-    busy_poll.on_connection()
-    assert busy_poll.spin_budget == -BULK_PAUSE
+    busy_poll.pause()
+    assert [polls(busy_poll) for _ in range(FEW_POLLS)] == list(range(FEW_POLLS))
 
 
 def test_one_cpu_never_busy_polls() -> None:
