@@ -146,13 +146,13 @@ class EpollSplicer:
             self._on_write_error(pump, pump.error)
 
     def _update_interest(self, pump: "_Pump") -> None:
-        """Have the epoll report room while ``pump`` is blocked, and data while it is not."""
+        """Ask for room while ``pump`` is blocked, and for data while it is not. Changes only what must change."""
         for fd in (pump.src, pump.dst):
             sock = self._sockets.get(fd)
             if sock is None:  # the connection is over
                 return
             interest = ENDS
-            if not sock.reader.blocked:
+            if not (sock.reader.blocked or sock.reader.done):
                 interest |= DATA
             if sock.writer.blocked:
                 interest |= ROOM

@@ -99,7 +99,7 @@ async def read_exactly(stream: trio.SocketStream, count: int) -> bytes:
 
 @dataclass
 class Connection:
-    """A connection under test: its two peers, which the test plays, and its account."""
+    """A connection under test: its two peers, which the test plays, and its transfer."""
 
     client: trio.SocketStream
     upstream: trio.SocketStream
@@ -155,7 +155,7 @@ class Bench:
         return connection
 
     def forget(self) -> None:
-        """Let go of the connections so far, which have ended."""
+        """Drop the connections so far, which have ended."""
         self._open.clear()
 
     def close(self) -> None:

@@ -119,7 +119,7 @@ async def say_and_fail(stream: trio.StapledStream) -> None:
 
 
 async def test_lifetime_counts_from_the_start(rig: Rig, autojump_clock: Clock) -> None:
-    """A busy connection ends at its greatest age."""
+    """A busy connection ends at its maximum lifetime."""
     start = trio.current_time()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(hear, rig.upstream)

@@ -200,7 +200,7 @@ async def test_nothing_runs_while_a_closed_unix_peer_waits_for_the_other_side(be
 
 @both_sides
 async def test_a_reset_is_a_reset_for_the_other_side(bench: Bench, client_first: bool) -> None:
-    """A reset is never passed on as a clean end, and the account says whose it was."""
+    """A reset is never passed on as a clean end, and the reason says whose it was."""
     connection = bench.splice()
     first, second = peers(connection, client_first)
     await first.send_all(b"before")
@@ -321,7 +321,7 @@ async def test_data_before_a_reset_is_delivered_to_a_slow_reader(
 # Limits.
 
 
-async def test_an_idle_connection_is_cut(bench: Bench) -> None:
+async def test_an_idle_connection_is_reset(bench: Bench) -> None:
     """Without a byte either way for the idle timeout, both sides see a reset."""
     connection = bench.splice(limits=Limits(idle_timeout=0.05))
     await expect_reset(connection.client)
@@ -332,8 +332,8 @@ async def test_an_idle_connection_is_cut(bench: Bench) -> None:
     assert connection.is_closed()
 
 
-async def test_a_connection_is_cut_at_its_greatest_age(bench: Bench) -> None:
-    """The greatest age counts from the start, however busy the connection is."""
+async def test_a_connection_is_reset_at_its_maximum_lifetime(bench: Bench) -> None:
+    """The maximum lifetime counts from the start, however busy the connection is."""
     connection = bench.splice(limits=Limits(max_lifetime=0.1, idle_timeout=30))
     with pytest.raises(trio.BrokenResourceError):
         while True:
@@ -344,7 +344,7 @@ async def test_a_connection_is_cut_at_its_greatest_age(bench: Bench) -> None:
 
 
 @both_sides
-async def test_the_half_close_timeout_cuts_a_silent_rest(bench: Bench, client_first: bool) -> None:
+async def test_the_half_close_timeout_resets_a_silent_rest(bench: Bench, client_first: bool) -> None:
     """Once one direction has ended, the other lives only while bytes move."""
     connection = bench.splice(limits=Limits(half_close_timeout=0.05))
     first, second = peers(connection, client_first)
@@ -358,7 +358,7 @@ async def test_the_half_close_timeout_cuts_a_silent_rest(bench: Bench, client_fi
 
 
 async def test_a_stalled_peer_does_not_outlive_the_idle_timeout(bench: Bench) -> None:
-    """A connection whose bytes are stuck is idle, and what is stuck is dropped."""
+    """A connection whose bytes are not taken is idle, and they are dropped."""
     connection = bench.splice(tcp_pair(65536), tcp_pair(65536), limits=Limits(idle_timeout=0.1))
     with pytest.raises(trio.BrokenResourceError):
         while True:
@@ -385,7 +385,7 @@ async def test_a_slow_reader_is_not_idle(bench: Bench) -> None:
     assert received == 3 * len(BLOCK)
 
 
-async def test_an_ended_connection_is_watched_no_longer(bench: Bench) -> None:
+async def test_no_limit_touches_an_ended_connection(bench: Bench) -> None:
     """A limit that would be over later does not touch a connection that has ended by itself."""
     connection = bench.splice(limits=Limits(idle_timeout=0.05, half_close_timeout=0.05, max_lifetime=0.05))
     await connection.client.send_eof()
@@ -398,11 +398,11 @@ async def test_an_ended_connection_is_watched_no_longer(bench: Bench) -> None:
 # Cancellation and bugs.
 
 
-@pytest.mark.parametrize("stuck", [False, True], ids=["idle", "with data in hand"])
-async def test_cancelling_resets_both_sides(bench: Bench, stuck: bool) -> None:
-    """A cancelled splice cuts both sides, keeps its counters, and lets the cancellation out."""
+@pytest.mark.parametrize("blocked", [False, True], ids=["idle", "with data in hand"])
+async def test_cancelling_resets_both_sides(bench: Bench, blocked: bool) -> None:
+    """A cancelled splice resets both sides, keeps its counters, and lets the cancellation out."""
     connection = bench.splice(tcp_pair(65536), tcp_pair(65536))
-    if stuck:
+    if blocked:
         bench.nursery.start_soon(send_until_broken, connection.client)
         await trio.testing.wait_all_tasks_blocked(0.05)
     else:
@@ -413,9 +413,9 @@ async def test_cancelling_resets_both_sides(bench: Bench, stuck: bool) -> None:
     assert isinstance(connection.error, trio.Cancelled)
     assert connection.is_closed()
     assert connection.transfer.reason is None  # whoever cancelled knows it
-    assert connection.transfer.client_to_upstream == 5 or stuck
+    assert connection.transfer.client_to_upstream == 5 or blocked
     await expect_reset(connection.upstream)
-    if not stuck:
+    if not blocked:
         await expect_reset(connection.client)
 
 
@@ -566,7 +566,7 @@ async def receive_for_ever(stream: trio.SocketStream) -> None:
 
 
 async def test_a_connection_can_be_ended_from_outside(bench: Bench) -> None:
-    """While it is spliced, its account has a way to end it: both sides see a reset, and the reason is the given one."""
+    """While it is spliced, `Transfer.end` ends it: both sides see a reset, and the reason is the given one."""
     connection = bench.splice()
     await connection.client.send_all(b"x")
     await read_exactly(connection.upstream, 1)
