@@ -1,17 +1,17 @@
-"""What messages are made of: a problem with its advice, quoting, the names of kinds of values, near matches."""
+"""Helpers for messages: problems with advice, quoting, names of value types, near matches."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 _LONGEST = 80
-"""Characters: a longer text says no more, and pushes the advice out of sight."""
+"""Characters. A longer text adds nothing, and pushes the advice out of sight."""
 
 _LONGEST_NUMBER = 10**20
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is wrong, and what to do about it; ``str()`` is both, for one line."""
+    """What is wrong, and what to do about it; ``str()`` is both, on one line."""
 
     what: str
     advice: str = ""
@@ -21,12 +21,12 @@ class Problem:
 
 
 def printable(text: str) -> str:
-    """Return ``text`` on one line: cut when long, with nothing in it that could steer a terminal."""
+    """Return ``text`` on one line, truncated if long, with control characters escaped."""
     return escaped(text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…")
 
 
 def escaped(text: str) -> str:
-    """Return the whole of ``text`` on one line, with nothing in it that could steer a terminal."""
+    """Return all of ``text`` on one line, with control characters escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
@@ -36,7 +36,7 @@ def quote(text: str) -> str:
 
 
 def shown(value: object) -> str:
-    """Return how a message shows a value from a TOML file: quoted, as a number, or as the kind that it is."""
+    """Return a TOML value for a message: a quoted string, a number, or else the name of its type."""
     match value:
         case str():
             return quote(value)
@@ -51,8 +51,8 @@ def shown(value: object) -> str:
 
 
 def nearest(word: str, candidates: Iterable[str]) -> str | None:
-    """Return the candidate that ``word`` is most likely a misspelling of, or None when none is near."""
-    import difflib  # costs time to load, and is needed only once something is wrong
+    """Return the candidate that ``word`` most likely misspells, or None if none is close."""
+    import difflib  # slow to import, and needed only for errors
 
     by_folded = {candidate.casefold(): candidate for candidate in candidates}
     matches = difflib.get_close_matches(word.casefold(), by_folded, n=1, cutoff=0.65)
@@ -60,7 +60,7 @@ def nearest(word: str, candidates: Iterable[str]) -> str | None:
 
 
 def kind_of(value: object) -> str:
-    """Return what a user would call a value from a TOML file: `a string`, `a table`, ..."""
+    """Return the name of a TOML value's type: `a string`, `a table`, ..."""
     match value:
         case bool():
             return "a boolean"

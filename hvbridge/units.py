@@ -1,7 +1,7 @@
-"""Durations, sizes and rates as people write them: `"500ms"`, `"2m"`, `"off"`, `"64KiB"`, `"10/s"`.
+"""Parses and formats durations, sizes and rates: `"500ms"`, `"2m"`, `"off"`, `"64KiB"`, `"10/s"`.
 
-Owns: parsing and printing; what is printed parses back to the same value.
-Refuses: which values a setting takes, apart from a bound that keeps the arithmetic sound.
+Formatted values parse back to the same value. The ranges here only keep the arithmetic sound; a setting may have a
+narrower one.
 """
 
 import math
@@ -10,23 +10,23 @@ import re
 from hvbridge.text import shown
 
 OFF = math.inf
-"""The duration that `"off"` stands for: a deadline that far never comes."""
+"""The duration of `"off"`: a deadline that never arrives."""
 
 MAX_DURATION = 366 * 24 * 3600.0
-"""Seconds. A limit of over a year is a slip of the pen; `"off"` says what is meant."""
+"""Seconds. A limit of over a year is a mistake; `"off"` means no limit."""
 
 MAX_SIZE = 1 << 62
-"""Bytes: what fits a signed 64-bit number, with room."""
+"""Bytes; fits a signed 64-bit integer with room to spare."""
 
 MIN_BANDWIDTH = 1 << 10
-"""Bytes a second. Below, a connection is as good as dead."""
+"""Bytes per second. With less, a connection is useless."""
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 _DIGITS_AFTER_POINT = 6
-"""A duration is kept to the microsecond, so that it prints exactly and shortly."""
+"""Durations are rounded to microseconds, so that they print exactly and briefly."""
 
-# Bounded repeats: int() refuses a text of thousands of digits with an error of its own.
+# Bounded repeats, because int() raises an error of its own for thousands of digits.
 _DURATION = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?) ?(ms|s|m|h)?")
 _RATE = re.compile(r"([0-9]{1,9}) ?/ ?(s|m|h)")
 _SIZE = re.compile(r"([0-9]{1,19}) ?(B|KiB|MiB|GiB)?")
@@ -37,11 +37,11 @@ class UnitError(ValueError):
 
 
 def parse_duration(value: object, *, off: bool = False) -> float:
-    """Return the seconds that ``value`` stands for: a number, or a text such as `"500ms"`, `"10s"`, `"2m"`.
+    """Return the duration ``value`` in seconds: a number, or a string such as `"500ms"`, `"10s"`, `"2m"`.
 
     Args:
         value: a number of seconds, or a number with one of the units ms, s, m and h.
-        off: whether `"off"` is a value, too; it gives `OFF`.
+        off: whether `"off"` is allowed, which gives `OFF`.
 
     Raises:
         UnitError: it is none of these, negative, or longer than a year.
@@ -70,7 +70,7 @@ def parse_duration(value: object, *, off: bool = False) -> float:
 
 
 def format_duration(seconds: float) -> str:
-    """Return the shortest text that `parse_duration` reads back as ``seconds``, kept to the microsecond."""
+    """Return the shortest text that `parse_duration` reads back as ``seconds``, rounded to microseconds."""
     if seconds == OFF:
         return "off"
     for unit in ("h", "m", "s"):
@@ -84,7 +84,7 @@ def format_duration(seconds: float) -> str:
 
 
 def parse_rate(value: object) -> float:
-    """Return the times a second that ``value`` stands for: a text such as `"10/s"`, `"30/m"`, or `"off"` (`OFF`).
+    """Return the rate ``value`` per second: a string such as `"10/s"`, `"30/m"`, or `"off"` (`OFF`).
 
     Raises:
         UnitError: it is none of these, or 0.
@@ -112,7 +112,7 @@ def format_rate(rate: float) -> str:
 
 
 def parse_bandwidth(value: object) -> float:
-    """Return the bytes a second that ``value`` stands for: a size with `"/s"` after it, or `"off"` (`OFF`).
+    """Return the bandwidth ``value`` in bytes per second: a size followed by `"/s"`, or `"off"` (`OFF`).
 
     Raises:
         UnitError: it is none of these, or less than `MIN_BANDWIDTH`.
@@ -137,7 +137,7 @@ def format_bandwidth(bandwidth: float) -> str:
 
 
 def parse_size(value: object) -> int:
-    """Return the bytes that ``value`` stands for: a whole number, or a text such as `"64KiB"` or `"1MiB"`.
+    """Return the size ``value`` in bytes: a whole number, or a string such as `"64KiB"` or `"1MiB"`.
 
     Raises:
         UnitError: it is none of these, negative, or over `MAX_SIZE`.

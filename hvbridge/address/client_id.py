@@ -1,4 +1,4 @@
-"""Where a client comes from, and the sources that `allow` names: networks, VMs and CIDs."""
+"""The identity of a client, and the sources that `allow` lists: networks, VMs and CIDs."""
 
 import ipaddress
 import uuid
@@ -12,7 +12,7 @@ Source = Network | uuid.UUID | int
 """A network of TCP clients, the id of a VM (`guid.HOST` for the host), or the CID of a vsock client."""
 
 ClientId = str | uuid.UUID | int | None
-"""Where a client comes from: its IP address, its VM, its CID; None where its transport does not tell."""
+"""The identity of a client: its IP address, VM or CID; None if its transport does not report it."""
 
 _LARGEST_CID = 2**32 - 1
 _MAPPED_PREFIX = 96

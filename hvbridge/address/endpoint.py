@@ -1,9 +1,8 @@
-"""Endpoints: the grammar of `tcp://`, `unix://`, `vsock://`, `hyperv://` and `systemd://`, and the canonical form.
+"""Endpoints: the syntax of `tcp://`, `unix://`, `vsock://`, `hyperv://` and `systemd://`, and their canonical form.
 
-Owns: parsing, printing, and the sentences that say what is wrong with a text.
-Refuses: which endpoints a platform or a place in the config takes, dialling, looking up what VM a name means, and
-where services are registered; a registry is asked only for a name that the grammar does not know.
-No heavy import: `hvbridge connect` waits for this module.
+Only parses and prints: where an endpoint may be used is decided elsewhere, VM names are not resolved, and a service
+registry is queried only for a name that is not in the syntax. No heavy imports: `hvbridge connect` waits for this
+module.
 """
 
 import ipaddress
@@ -26,9 +25,9 @@ _MAX_UNIX_PATH: Final = 107
 
 _MAX_HOST_NAME: Final = 253
 MAX_NAME: Final = 100
-"""Characters that Hyper-V takes for the name of a VM; a service, which stands beside it, has no more."""
+"""Characters that Hyper-V allows in the name of a VM; the same limit applies to services."""
 _MAX_DIGITS: Final = 20
-"""Of a number, leading zeros and all: more than any of them needs, fewer than `int` refuses."""
+"""Digits of a number with leading zeros: more than any needs, fewer than `int` rejects."""
 
 _SCHEMES: Final = ("tcp", "hyperv", "vsock", "unix", "systemd")
 _SPELLINGS: Final = (
@@ -38,10 +37,10 @@ _SPELLINGS: Final = (
 _LABEL: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _HOST_NAME: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
 _READ_AS_IPV4: Final = re.compile(r"(?:.*\.)?(?:[0-9]+|0[xX][0-9a-fA-F]*)\.?")
-"""What the system's resolver would take for an address in one of its old forms: `127.1`, `0x7f000001`."""
+"""What the resolver would read as an IPv4 address in an old notation: `127.1`, `0x7f000001`."""
 _IPV6: Final = re.compile(r"\[([0-9A-Fa-f:.]+(?:%[A-Za-z0-9_.-]+)?)\]")
 _SYSTEMD_NAME: Final = re.compile(r"[ -9;-~]{1,255}")
-"""What FileDescriptorName= of systemd.socket(5) takes."""
+"""The values that FileDescriptorName= of systemd.socket(5) allows."""
 _ALMOST_GUID: Final = re.compile(r"[{]?[0-9a-fA-F-]{20,}[}]?|[{].*|.*[}]")
 
 
@@ -94,7 +93,7 @@ class HypervEndpoint:
     vm: uuid.UUID
     service: uuid.UUID
     service_name: str = field(default="", compare=False)
-    """What the service was called by, where that was the name that it is registered under."""
+    """The registered name, if the service was written by it."""
 
     def __str__(self) -> str:
         return f"hyperv://{guid.vm_text(self.vm)}/{self.service_name or guid.service_text(self.service)}"
@@ -102,7 +101,7 @@ class HypervEndpoint:
 
 @dataclass(frozen=True, slots=True)
 class NamedHypervEndpoint:
-    """A Hyper-V socket address whose VM is called by its name; which VM that is, its host knows at the time."""
+    """A Hyper-V socket address with the name of a VM, which the host resolves when it is used."""
 
     vm: str
     service: uuid.UUID
@@ -110,7 +109,7 @@ class NamedHypervEndpoint:
     """As `HypervEndpoint.service_name`."""
 
     def at(self, vm: uuid.UUID) -> HypervEndpoint:
-        """Return the address on the VM that the name means."""
+        """Return the address with the id of the VM that the name stands for."""
         return HypervEndpoint(vm, self.service, self.service_name)
 
     def __str__(self) -> str:
@@ -131,14 +130,14 @@ Endpoint = TcpEndpoint | UnixEndpoint | VsockEndpoint | HypervEndpoint | NamedHy
 
 
 def parse_endpoint(text: str, services: ServiceNames | None = None) -> Endpoint:
-    """Read an endpoint; ``str()`` of what comes back is the canonical form, and parses to the same endpoint.
+    """Parse an endpoint; its ``str()`` is the canonical form, which parses to the same endpoint.
 
     Args:
-        text: what was written.
-        services: what knows services by other names; None where nothing does.
+        text: the endpoint as written.
+        services: the registered services, to look up names; None if this machine has none.
 
     Raises:
-        EndpointError: the text is no endpoint; nothing else is raised for any text.
+        EndpointError: the text is not an endpoint. No other exception is raised for any text.
     """
     scheme, has_scheme, rest = text.partition("://")
     if not has_scheme:
@@ -251,7 +250,7 @@ def _cid(text: str) -> int:
         return cid
     if _is_decimal(text):
         return _number("CID", text, VMADDR_CID_ANY)
-    if text == "-1":  # as xrdp and C programs write it
+    if text == "-1":  # the notation of xrdp and C programs
         raise EndpointError('"-1" is not a CID; did you mean any?')
     near = nearest(text, _CIDS)
     advice = (
@@ -273,7 +272,7 @@ def _hyperv(text: str, services: ServiceNames | None) -> HypervEndpoint | NamedH
 
 
 def _vm(text: str) -> uuid.UUID | str:
-    """Read the VM part: an id, or a name as it is written."""
+    """Parse the VM: an id, or a name as written."""
     vm = guid.VM_WILDCARDS.get(text.lower()) or guid.parse_guid(text)
     if vm == guid.BROADCAST:
         raise EndpointError(
@@ -293,7 +292,7 @@ def _vm(text: str) -> uuid.UUID | str:
 
 
 def parse_service(text: str, services: ServiceNames | None = None) -> Service:
-    """Read a service: a GUID, a vsock port or a well-known name, which give no name, or a name in ``services``.
+    """Parse a service: a GUID, a vsock port or a well-known name (no service name results), or a name in ``services``.
 
     Raises:
         EndpointError: it is none of them.
@@ -338,7 +337,7 @@ def parse_service(text: str, services: ServiceNames | None = None) -> Service:
 
 
 def is_service_name(text: str) -> bool:
-    """Whether an endpoint can call a registered service ``text``."""
+    """Whether ``text`` can be used in an endpoint as the name of a registered service."""
     return _is_name(text) and "/" not in text and not _is_decimal(text) and not _ALMOST_GUID.fullmatch(text)
 
 
@@ -356,7 +355,7 @@ def _is_name(text: str) -> bool:
 
 
 def _number(what: str, text: str, maximum: int) -> int:
-    # int() alone would take "1_000", " 22" and the digits of other scripts, and choke on thousands of digits.
+    # int() alone would accept "1_000", " 22" and digits of other scripts, and fail on thousands of digits.
     if not _is_decimal(text) or len(text) > _MAX_DIGITS or int(text) > maximum:
         raise EndpointError(f"{quote(text)} is not a {what}; write a number from 0 to {maximum}")
     return int(text)

@@ -1,8 +1,4 @@
-"""Which endpoints may stand where: the rules that hold on every platform.
-
-Owns: sentences for an endpoint in the wrong place, and whether two listeners would collide.
-Refuses: rules of one platform or of the emulator; those come with the transports.
-"""
+"""Where endpoints may be used: the rules that apply on every platform. Transports add those of their platform."""
 
 import ipaddress
 from uuid import UUID
@@ -25,9 +21,9 @@ _UNSPECIFIED = {4: "0.0.0.0", 6: "::"}
 
 
 def exposure_fault(endpoint: Endpoint) -> str | None:
-    """Say why a listener needs ``expose = true``; None when it can be reached from this machine only.
+    """Return why a listener needs ``expose = true``; None if only this machine can reach it.
 
-    What systemd binds, its own configuration has exposed.
+    Sockets that systemd binds are governed by its own configuration.
     """
     if not isinstance(endpoint, TcpEndpoint) or _is_loopback(endpoint.host):
         return None
@@ -38,7 +34,7 @@ def exposure_fault(endpoint: Endpoint) -> str | None:
 
 
 def source_fault(listen: Endpoint, source: Source) -> str | None:
-    """Say why no client of ``listen`` comes from ``source``."""
+    """Return why no client of ``listen`` can match ``source``."""
     match listen:
         case TcpEndpoint():
             fits = isinstance(source, Network)
@@ -50,14 +46,14 @@ def source_fault(listen: Endpoint, source: Source) -> str | None:
             fits = isinstance(source, UUID)
             what = 'clients of a Hyper-V listener are matched by VM; write the GUID of one, or "host"'
         case SystemdEndpoint():
-            return None  # of which kind its socket is, shows when systemd has passed it
+            return None  # the kind of socket is known only once systemd has passed it
         case _:
             return "this transport does not identify its clients; remove allow"
     return None if fits else what
 
 
 def connect_fault(endpoint: Endpoint) -> str | None:
-    """Say why nothing can connect to ``endpoint``, on any platform."""
+    """Return why nothing can connect to ``endpoint``, on any platform."""
     match endpoint:
         case SystemdEndpoint():
             return "systemd:// is only for listeners, which systemd binds; write the address of the service"
@@ -75,7 +71,7 @@ def connect_fault(endpoint: Endpoint) -> str | None:
 
 
 def start_fault(connect: Endpoint) -> str | None:
-    """Say why ``start = true`` cannot start what ``connect`` is on."""
+    """Return why ``start = true`` has no VM to start for ``connect``."""
     wildcard = isinstance(connect, HypervEndpoint) and connect.vm in guid.VM_WILDCARDS.values()
     if isinstance(connect, HypervEndpoint | NamedHypervEndpoint) and not wildcard:
         return None
@@ -85,8 +81,8 @@ def start_fault(connect: Endpoint) -> str | None:
 
 
 def loop_fault(listen: Endpoint, connect: Endpoint) -> str | None:
-    """Say that a forward would connect to itself."""
-    # A partition-relative address means another place at either end.
+    """Return a message if a forward would connect to itself."""
+    # A partition-relative address differs between the two ends.
     if isinstance(connect, TcpEndpoint | UnixEndpoint) and collide(listen, connect):
         return "the forward listens on this address and would connect to itself; write the address of the service"
     return None
@@ -95,14 +91,14 @@ def loop_fault(listen: Endpoint, connect: Endpoint) -> str | None:
 def collide(one: Endpoint, other: Endpoint) -> bool:
     """Whether only one of two listeners could be bound on one machine."""
     if isinstance(one, TcpEndpoint) and isinstance(other, TcpEndpoint):
-        return one.port == other.port != 0 and _addresses_meet(one.host, other.host)
+        return one.port == other.port != 0 and _addresses_collide(one.host, other.host)
     return one == other
 
 
-def _addresses_meet(one: str, other: str) -> bool:
+def _addresses_collide(one: str, other: str) -> bool:
     if one == other:
         return True
-    # Listeners are IPv6-only on "::", so that the two families never meet.
+    # Listeners on "::" are IPv6-only, so the two families never collide.
     return any(
         one_address == other_address or _UNSPECIFIED[version] in (one_address, other_address)
         for version, one_address in _addresses(one).items()
@@ -112,7 +108,7 @@ def _addresses_meet(one: str, other: str) -> bool:
 
 
 def _addresses(host: str) -> dict[int, str]:
-    """The addresses that are known without asking the system, by IP version."""
+    """The addresses known without resolving a name, by IP version."""
     if host == "localhost":
         return _LOCALHOST
     try:

@@ -1,8 +1,8 @@
-"""The admin endpoint of a running bridge: health, metrics, an API, events, and a page to look at.
+"""The admin endpoint of a running bridge: health, metrics, an API, events, and a web page.
 
-Owns: what of it is safe to import. This module, `control` and `stats` load no other package. `server`
-loads Starlette, h11 and prometheus-client, which come with the extra ``admin``: whoever starts an endpoint
-calls `require`, and imports `server` only then, so that what has no admin endpoint neither needs nor pays for them.
+This module and `stats` import no other packages. `server` imports Starlette, h11 and prometheus-client, which come with
+the extra ``admin``: call `require` before importing it, and import it only to start an endpoint, so that a bridge
+without one neither needs nor loads them.
 """
 
 from importlib.util import find_spec

@@ -1,7 +1,6 @@
-"""The admin endpoint as an ASGI application: which route shows or does what.
+"""The admin endpoint as an ASGI application: its routes.
 
-Owns: the routes, and that a fault in one request ends that request alone. Refuses: who may ask (`guard`), what is
-shown (`views`), and sockets (`server`). `openapi` describes the same routes; a test compares them.
+An error in one request affects only that request. `openapi` describes the same routes; a test compares them.
 """
 
 import base64
@@ -34,7 +33,7 @@ from hvbridge.text import quote
 logger = logging.getLogger(__name__)
 
 _MAX_DIGITS = 19
-"""Of a connection's id: more connections than that no process has."""
+"""Digits of a connection id: no process has more connections."""
 
 
 def build_app(
@@ -44,14 +43,14 @@ def build_app(
     token: str | None,
     stopping: trio.Event,
 ) -> ASGIApp:
-    """Return the application. Streams of events end when ``stopping`` is set; all else ends by itself."""
+    """Return the application. Event streams end when ``stopping`` is set; all other responses end by themselves."""
     api = _Api(
         control,
         stats,
         metrics.Metrics(control, stats),
         Snapshots(control, stats),
         stopping,
-        tells_all=token is None,
+        shows_all=token is None,
     )
     app = Starlette(
         routes=routes(api),
@@ -62,7 +61,7 @@ def build_app(
 
 
 def routes(api: "_Api") -> list[Route]:
-    """Every route. GET routes answer HEAD, too."""
+    """Return every route. GET routes also answer HEAD."""
     v1 = "/api/v1"
     return [
         Route("/", api.page),
@@ -83,15 +82,15 @@ def routes(api: "_Api") -> list[Route]:
 
 @dataclass(frozen=True)
 class _Api:
-    """The routes' functions."""
+    """The handlers of the routes."""
 
     control: BridgeControl
     stats: Statistics
     metrics: metrics.Metrics
     snapshots: Snapshots
     stopping: trio.Event
-    tells_all: bool
-    """Whether everyone who asks may see everything."""
+    shows_all: bool
+    """Whether unauthenticated requests may see everything."""
 
     async def page(self, _: Request) -> Response:
         text, policy = load_page()
@@ -101,7 +100,7 @@ class _Api:
         return PlainTextResponse("ok")
 
     async def readyz(self, _: Request) -> Response:
-        readiness = views.readiness(self.control, with_reasons=self.tells_all)
+        readiness = views.readiness(self.control, with_reasons=self.shows_all)
         return json_response(readiness, 200 if readiness.ready else 503)
 
     async def metrics_text(self, _: Request) -> Response:
@@ -150,17 +149,17 @@ class _Api:
 
 
 class ErrorBoundary:
-    """Logs what goes wrong in one request, so that it ends no more than that."""
+    """Logs an exception of one request, and ends only that request."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        has_begun = False
+        started = False
 
         async def sending(message: Message) -> None:
-            nonlocal has_begun
-            has_begun = True
+            nonlocal started
+            started = True
             await send(message)
 
         try:
@@ -169,7 +168,7 @@ class ErrorBoundary:
             if is_peer_gone(error):
                 raise
             logger.exception("admin request failed: %s %s: %r", scope.get("method"), scope.get("path"), error)
-            if not has_begun:
+            if not started:
                 await json_response(views.Error("internal error in hvbridge; see its log"), 500)(
                     scope, receive, send
                 )
@@ -192,7 +191,7 @@ async def _too_many_response(_: Request, __: Exception) -> Response:
 
 @cache
 def load_page() -> tuple[str, str]:
-    """Return the page, and the policy that lets a browser run its own script and style and nothing else."""
+    """Return the page, and the policy that restricts the browser to its own script and style."""
     text = resources.files("hvbridge.admin").joinpath("page.html").read_text(encoding="utf-8")
     scripts, styles = (_hashes(element, text) for element in ("script", "style"))
     policy = (

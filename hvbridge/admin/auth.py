@@ -1,12 +1,11 @@
-"""Who may ask the admin endpoint for what.
+"""Authorization for the admin endpoint: the checks of every request, and the headers that restrict browsers.
 
-Owns: every check that a request must pass before anything is done for it, and the headers that keep browsers strict.
-Refuses: what is done then. There are three sorts of strangers:
+There are three kinds of untrusted clients:
 
-- a program of another user, on TCP: it may look where no token is set, and change nothing without one;
-- a web page in a browser on this machine, under its own name (DNS rebinding): the Host header gives it away;
-- a web page that sends a request here from elsewhere: its Origin or Sec-Fetch-Site gives it away, and without a CORS
-  header it cannot read an answer. A browser reaches a Unix socket, too, through a port that ssh forwards to it.
+- a program of another user, over TCP: it may read if no token is set, and change nothing without one;
+- a web page in a browser on this machine, under its own name (DNS rebinding): detected by the Host header;
+- a web page that sends requests from another site: detected by Origin or Sec-Fetch-Site; without a CORS header, it
+  cannot read an answer. A browser can reach a Unix socket, too, through a port that ssh forwards to it.
 """
 
 import hmac
@@ -24,8 +23,8 @@ from hvbridge.admin.schemas import Error, encode
 from hvbridge.text import quote
 
 _WITHOUT_TOKEN = frozenset({"/livez", "/readyz", "/"})
-"""Tell nothing but that the process lives, that it is ready, and the page as every copy of this version has it."""
-_LOOKS = frozenset({"GET", "HEAD"})
+"""Paths that reveal only that the process is alive, whether it is ready, and the page, which is the same everywhere."""
+_SAFE_METHODS = frozenset({"GET", "HEAD"})
 
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]]+)(?::[0-9]*)?")
 
@@ -46,11 +45,11 @@ def json_response(value: object, status: int = 200, headers: dict[str, str] | No
 
 
 class AuthMiddleware:
-    """Lets those requests through to ``app`` that may pass, and answers the others itself."""
+    """Passes authorized requests to ``app``, and refuses the others."""
 
     def __init__(self, app: ASGIApp, listen: Endpoint, token: str | None) -> None:
         self._app = app
-        self._is_private = isinstance(listen, UnixEndpoint)  # the socket's permissions keep the others out
+        self._is_private = isinstance(listen, UnixEndpoint)  # the socket's permissions keep other users out
         self._host = listen.host if isinstance(listen, TcpEndpoint) else ""
         self._token = None if token is None else token.encode()
 
@@ -78,7 +77,7 @@ class AuthMiddleware:
                 421,
                 f"this endpoint does not answer to {quote(hosts[0])}; use localhost or its listen address",
             )
-        is_safe_method = method in _LOOKS
+        is_safe_method = method in _SAFE_METHODS
         if not is_safe_method and _is_cross_site(headers, hosts[0]):
             return _refuse(403, "cross-site requests may not change anything here")
         if self._token is not None:
@@ -98,7 +97,7 @@ class AuthMiddleware:
         return None
 
     def _is_own(self, host_header: str) -> bool:
-        """Whether a Host header calls this endpoint by a name that no other site can have."""
+        """Whether a Host header has a name of this endpoint that no other site can have."""
         match = _HOST.fullmatch(host_header)
         if match is None:
             return False
@@ -117,20 +116,20 @@ class AuthMiddleware:
             own = ipaddress.ip_address(self._host)
         except ValueError:
             return False
-        # On all networks, any address may be one of this machine's; a rebound name is no address.
+        # If bound to all interfaces, any address may be this machine's; a rebound name is not an address.
         return own == address or own.is_unspecified
 
     def _is_authorized(self, headers: Headers) -> bool:
         scheme, _, given = headers.get("authorization", "").partition(" ")
         assert self._token is not None
-        # As bytes: compare_digest takes no other text than ASCII. Headers are decoded as Latin-1.
+        # As bytes, because compare_digest accepts only ASCII str. Headers are decoded as Latin-1.
         return scheme.lower() == "bearer" and hmac.compare_digest(
             given.strip().encode("latin-1"), self._token
         )
 
 
 def _is_cross_site(headers: Headers, host: str) -> bool:
-    """Whether a browser says that another site sends the request; what is no browser says nothing."""
+    """Whether a browser reports that the request comes from another site; other clients report nothing."""
     if headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
         return True
     origin = headers.get("origin")

@@ -1,8 +1,7 @@
-"""The metrics of a bridge, in the text format of Prometheus.
+"""The metrics of a bridge, in the Prometheus text format.
 
-Owns: their names, labels and help texts, which dashboards rely on; labels have few values: the forwards' names and
-fixed words. Refuses: counting (`stats`). The totals are read when they are asked for, so that no connection
-pays for metrics, and they are the same as the API's.
+Dashboards rely on the names and labels. Labels have few values: forward names and fixed words. The totals are read
+from `stats` at each scrape, so that metrics cost connections nothing, and match the API.
 """
 
 from collections.abc import Iterator
@@ -28,7 +27,7 @@ _BOUNDS = [*map(str, DIAL_BUCKETS), "+Inf"]
 
 
 class Metrics(Collector):
-    """Makes the metrics of one bridge, in a registry that has no others."""
+    """Collects the metrics of one bridge, in a registry of its own."""
 
     def __init__(self, control: BridgeControl, stats: Statistics) -> None:
         self._control = control
@@ -37,7 +36,7 @@ class Metrics(Collector):
         self._registry.register(self)
 
     def text(self) -> bytes:
-        """Return all metrics as they are now."""
+        """Return the current values of all metrics."""
         return generate_latest(self._registry)
 
     def collect(self) -> Iterator[Metric]:

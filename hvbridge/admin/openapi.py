@@ -1,7 +1,4 @@
-"""The OpenAPI document of the admin endpoint.
-
-Owns: the words about each route. The schemas are made from the very types that are sent, so they cannot disagree.
-"""
+"""The OpenAPI document of the admin endpoint. Its schemas are generated from the types that are sent."""
 
 from functools import cache
 from typing import Any

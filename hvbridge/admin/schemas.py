@@ -1,7 +1,4 @@
-"""What the API shows, as values, and those values as JSON.
-
-Owns: the names and kinds of fields, which programs rely on. Refuses: routes (`app`), and where the facts come from.
-"""
+"""The values that the API returns, and their JSON encoding. Programs rely on the names and types of the fields."""
 
 import json
 from collections.abc import Iterable
@@ -14,7 +11,7 @@ from hvbridge.proxy.control import BridgeControl, ConnectionState, ForwardState
 from hvbridge.splice import Reason
 
 MAX_SHOWN = 500
-"""Connections in a snapshot: more than a person reads, and some 100 KiB."""
+"""Connections in a snapshot: more than a person reads, and about 100 KiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +22,7 @@ class Status:
     started: datetime
     uptime_seconds: float
     ready: bool
-    """Whether every listener is bound, and every health check that is asked for passes."""
+    """Whether every listener is bound and every configured health check passes."""
     log_lines_dropped: int = 0
     """Lines that the log has lost: it could not be written, or its reader was too slow."""
     event_failures: int = 0
@@ -38,15 +35,15 @@ class Readiness:
 
     ready: bool
     forwards: dict[str, str]
-    """Why it is not, by the forwards that it waits for; empty when it is ready, and where a token is set."""
+    """The forwards that are not ready, and why; empty if the bridge is ready, or if a token is set."""
 
 
 @dataclass(frozen=True, slots=True)
 class ForwardView(ForwardState):
-    """A forward as it is now, and what its connections add up to, closed and live."""
+    """The state of a forward, and the totals of its closed and open connections."""
 
     accepted: int
-    """Connections that came in, also those that were refused."""
+    """Connections accepted, including those that were refused."""
     refused: int
     """Of these, closed at once: not allowed, or over a limit."""
     dial_failed: int
@@ -59,7 +56,7 @@ class ForwardView(ForwardState):
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything that changes, at one moment."""
+    """The state of the bridge at one moment."""
 
     forwards: list[ForwardView]
     connections: list[ConnectionState]
@@ -84,7 +81,7 @@ class Faults:
     """A reload that changed nothing."""
 
     faults: list[str]
-    """What is wrong with the config, one sentence each."""
+    """What is wrong with the config, one message each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +93,7 @@ class Error:
 
 
 def status(control: BridgeControl, stats: Statistics) -> Status:
-    """Return how the bridge is."""
+    """Return the state of the bridge as a whole."""
     losses = control.losses()
     return Status(
         __version__,
@@ -109,7 +106,7 @@ def status(control: BridgeControl, stats: Statistics) -> Status:
 
 
 def readiness(control: BridgeControl, *, with_reasons: bool) -> Readiness:
-    """Return whether the bridge is ready, and what it waits for."""
+    """Return whether the bridge is ready, and why not."""
     if control.is_ready():
         return Readiness(True, {})
     forwards = control.forwards() if with_reasons else []
@@ -131,7 +128,7 @@ def _trouble(forward: ForwardState) -> str:
 def forward_views(
     control: BridgeControl, stats: Statistics, connections: Iterable[ConnectionState]
 ) -> list[ForwardView]:
-    """Return every forward with its totals. ``connections`` are those of now, of all forwards."""
+    """Return every forward with its totals. ``connections`` are the open connections of all forwards."""
     live: dict[
         str, list[int]
     ] = {}  # also those that a reload has left to drain, which are not among the states'
@@ -158,7 +155,7 @@ def forward_views(
 
 
 def snapshot(control: BridgeControl, stats: Statistics) -> Snapshot:
-    """Return everything that changes, as it is now."""
+    """Return the current state of the bridge."""
     connections = control.connections()
     forwards = forward_views(control, stats, connections)
     losses = control.losses()

@@ -24,11 +24,11 @@ logger = logging.getLogger(__name__)
 _MAX_CONNECTIONS = 128
 """At once. Descriptors are for the connections that are forwarded."""
 _GRACE = 1.0
-"""Seconds from the cancellation until what is still being sent is cut."""
+"""Seconds from a cancellation until responses in progress are aborted."""
 
 
 async def bind(listen: Endpoint) -> list[Listener]:
-    """Bind the listeners of an endpoint; the caller closes them. Raises `ListenError`, a sentence for the user."""
+    """Bind the listeners of an endpoint; the caller closes them. Raises `ListenError`."""
     return await native_network().listen(listen, ListenOptions(backlog=_MAX_CONNECTIONS))
 
 
@@ -41,7 +41,7 @@ async def serve(
 ) -> None:
     """Serve the ``listeners`` of ``listen`` until cancelled. With a ``token``, requests must carry it.
 
-    A cancellation ends event streams at once and leaves other responses a second; nothing makes it hang.
+    A cancellation ends event streams at once and gives other responses a second; it never hangs.
     """
     server = _Server(control, stats, listen, token)
     async with trio.open_nursery() as nursery:

@@ -1,8 +1,7 @@
-"""The stream of events: a snapshot every second, and what happens in between.
+"""The event stream (server-sent events): a snapshot every second, and events in between.
 
-Owns: its form (server-sent events), its pace, and its end. Refuses: memory to a slow reader: what it does not take is
-not kept for it. It is a response of its own because Starlette's streams take a generator, which a cancellation leaves
-to the garbage collector.
+Memory for a slow reader is bounded: what it does not read in time is dropped. This is a custom response, because
+Starlette's streams take a generator, which a cancellation leaves to the garbage collector.
 """
 
 import trio
@@ -16,11 +15,11 @@ from hvbridge.proxy.control import BridgeControl
 _SNAPSHOT_INTERVAL = 1.0
 """Seconds."""
 _PACE = 0.25
-"""Seconds between two looks for events: soon enough for a person, and a bound to what thousands of them cost."""
+"""Seconds between batches of events: soon enough for a person, and a bound on the cost of thousands of them."""
 
 
 class Snapshots:
-    """Makes the snapshot of the moment once, for all who send it."""
+    """Creates each snapshot once for all streams."""
 
     def __init__(self, control: BridgeControl, stats: Statistics) -> None:
         self._control = control
@@ -29,7 +28,7 @@ class Snapshots:
         self._frame = b""
 
     def frame(self) -> bytes:
-        """Return a snapshot that is less than a second old, as it is sent."""
+        """Return an encoded snapshot that is less than a second old."""
         now = trio.current_time()
         if now - self._made >= _SNAPSHOT_INTERVAL:
             self._made = now
@@ -38,12 +37,12 @@ class Snapshots:
 
 
 class EventStream(Response):
-    """Sends events until the reader leaves or ``stopping`` is set."""
+    """Sends events until the reader disconnects or ``stopping`` is set."""
 
     media_type = "text/event-stream"
 
     def __init__(self, snapshots: Snapshots, stats: Statistics, stopping: trio.Event) -> None:
-        super().__init__(headers={"X-Accel-Buffering": "no"})  # a reverse proxy must not hold them back
+        super().__init__(headers={"X-Accel-Buffering": "no"})  # a reverse proxy must not buffer events
         del self.headers["content-length"]
         self._snapshots = snapshots
         self._stats = stats
@@ -55,7 +54,7 @@ class EventStream(Response):
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             if scope["method"] != "HEAD":
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(_cancel_when_left, receive, nursery.cancel_scope)
+                    nursery.start_soon(_cancel_on_disconnect, receive, nursery.cancel_scope)
                     await self._send_events(subscriber, send)
                     nursery.cancel_scope.cancel()
             await send({"type": "http.response.body", "body": b""})
@@ -68,13 +67,13 @@ class EventStream(Response):
                 frames.append(self._snapshots.frame())
                 next_snapshot = trio.current_time() + _SNAPSHOT_INTERVAL
             if frames:
-                # Waits for as long as the reader is slow; events that come meanwhile wait, and snapshots are left out.
+                # Blocks while the reader is slow; meanwhile events are queued, and snapshots skipped.
                 await send({"type": "http.response.body", "body": b"".join(frames), "more_body": True})
             with trio.move_on_after(_PACE):
                 await self._stopping.wait()
 
 
-async def _cancel_when_left(receive: Receive, scope: trio.CancelScope) -> None:
+async def _cancel_on_disconnect(receive: Receive, scope: trio.CancelScope) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
     scope.cancel()

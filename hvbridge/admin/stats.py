@@ -1,7 +1,6 @@
-"""What the admin endpoint has heard of a bridge: totals, recent closings, and who wants to hear more.
+"""Statistics of a bridge: totals, recent closings, and subscribers to events; all bounded in size.
 
-Owns: counting, and keeping it all bounded. Refuses: what is open now (`control`), and how any of it is shown.
-Every closing of the bridge passes here, so that nothing is formatted before someone asks for it.
+Every closing of the bridge passes through here, so nothing is formatted before it is requested.
 """
 
 from bisect import bisect_left
@@ -18,14 +17,14 @@ from hvbridge.proxy.record import ConnectionRecord
 from hvbridge.splice import Reason
 
 RECENT = 200
-"""Closings that are kept: some screens full."""
+"""Closings that are kept: a few screens."""
 MAX_SUBSCRIBERS = 32
-"""Each costs a snapshot's bytes every second; people and dashboards that watch one bridge are fewer."""
+"""Each subscriber costs a snapshot per second; a bridge has fewer people and dashboards watching."""
 _PENDING = 256
-"""Events that wait for a subscriber who is slow to take them; the oldest are lost first."""
+"""Events queued for a slow subscriber; the oldest are dropped first."""
 
 DIAL_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-"""Seconds: from a service of this machine to a VM that is waited for while it boots."""
+"""Seconds: from a local service to a VM that has to boot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +53,7 @@ class Closing:
 
 @dataclass(frozen=True, slots=True)
 class UpstreamChange:
-    """An upstream can no longer be reached, or can be reached again."""
+    """An upstream became unreachable, or reachable again."""
 
     forward: str
     upstream: str
@@ -63,19 +62,19 @@ class UpstreamChange:
     """Why it is down; empty when it is up."""
 
 
-_Noted = tuple[int, str, str, Endpoint, float, float, float | None, int, int, str, str]
-"""A `Closing` in the making: what has passed as an endpoint and a Unix time is a text and a date in it."""
+_Record = tuple[int, str, str, Endpoint, float, float, float | None, int, int, str, str]
+"""A `Closing` before formatting: with an endpoint instead of its text, and a Unix time instead of a date."""
 
 
 class StreamEvent:
-    """Something that subscribers hear of. ``kind`` is ``closed`` or ``upstream``."""
+    """An event for subscribers. ``kind`` is ``closed`` or ``upstream``."""
 
     __slots__ = ("_what", "frame", "kind")
 
-    def __init__(self, kind: str, what: "_Noted | UpstreamChange") -> None:
+    def __init__(self, kind: str, what: "_Record | UpstreamChange") -> None:
         self.kind = kind
         self.frame = b""
-        """It as it is sent, once somebody has encoded it, for all who send it."""
+        """The encoded event, shared by all streams; empty until first encoded."""
         self._what = what
 
     @property
@@ -86,16 +85,16 @@ class StreamEvent:
 
 @dataclass(slots=True)
 class Totals:
-    """What the closed connections of a forward add up to."""
+    """The totals of the closed connections of a forward."""
 
     reasons: Counter[Reason] = field(default_factory=Counter)
     """Closings by reason."""
     client_to_upstream: int = 0
     upstream_to_client: int = 0
     dials: list[int] = field(default_factory=lambda: [0] * (len(DIAL_BUCKETS) + 1))
-    """Dials that succeeded, by the bucket of `DIAL_BUCKETS` that they are in; the last is for those above all."""
+    """Successful dials by bucket of `DIAL_BUCKETS`; the last counts those above all buckets."""
     dial_seconds: float = 0.0
-    """Their sum."""
+    """The sum of their durations."""
     accept_pauses: int = 0
 
     @property
@@ -105,17 +104,17 @@ class Totals:
 
 
 class Subscriber:
-    """Someone who wants to hear of events; what is not taken in time is lost, oldest first."""
+    """Receives events; those not taken in time are dropped, oldest first."""
 
     def __init__(self) -> None:
         self._pending: deque[StreamEvent] = deque(maxlen=_PENDING)
 
     def put(self, event: StreamEvent) -> None:
-        """Keep ``event`` until it is taken, or too many more have come."""
+        """Queue ``event``; it is dropped if too many more follow before `take`."""
         self._pending.append(event)
 
     def take(self) -> list[StreamEvent]:
-        """Return what has come since the last call."""
+        """Return the events since the last call."""
         events = list(self._pending)
         self._pending.clear()
         return events
@@ -126,33 +125,33 @@ class TooManySubscribersError(Exception):
 
 
 class Statistics:
-    """Counts what happens, from the start on.
+    """Counts events since the start.
 
-    ``totals`` has the forwards that have been heard of, by name, also those that a reload has removed: one that comes
-    back counts on.
+    ``totals`` has every forward seen so far, by name, including those that a reload has removed: if one comes back, its
+    counters continue.
     """
 
     def __init__(self) -> None:
         self.started = datetime.now(UTC)
         self.totals: defaultdict[str, Totals] = defaultdict(Totals)
         self.reloads: Counter[bool] = Counter()
-        """By whether they succeeded."""
+        """Reloads, by success."""
         self._started = monotonic()
-        self._recent: deque[_Noted] = deque(maxlen=RECENT)
+        self._recent: deque[_Record] = deque(maxlen=RECENT)
         self._subscribers: set[Subscriber] = set()
 
     @property
     def uptime(self) -> float:
-        """Seconds since the start, whatever was done to the clock."""
+        """Seconds since the start, by a monotonic clock."""
         return monotonic() - self._started
 
     def recent(self) -> list[Closing]:
         """Return the last closings, newest first."""
-        return [_closing(noted) for noted in reversed(self._recent)]
+        return [_closing(raw) for raw in reversed(self._recent)]
 
     @contextmanager
     def subscribe(self) -> Iterator[Subscriber]:
-        """Hear of events for as long as the block lasts. Raises `TooManySubscribersError`."""
+        """Subscribe to events for the duration of the block. Raises `TooManySubscribersError`."""
         if len(self._subscribers) >= MAX_SUBSCRIBERS:
             raise TooManySubscribersError
         subscriber = Subscriber()
@@ -163,7 +162,7 @@ class Statistics:
             self._subscribers.discard(subscriber)
 
     def on_event(self, event: events.Event) -> None:
-        """Count what happens; the control knows what is, and the log tells of VMs."""
+        """Count an event. The control knows the current state, and VM changes are only logged."""
         match event:
             case events.ConnectionClosed(record=record):
                 self._count_closed(record)
@@ -190,7 +189,7 @@ class Statistics:
             totals.dials[bisect_left(DIAL_BUCKETS, record.dial_seconds)] += 1
             totals.dial_seconds += record.dial_seconds
         # Not the record itself, which may hold an exception and with it all that its frames hold.
-        noted = (
+        raw = (
             record.id,
             record.forward,
             record.peer,
@@ -203,17 +202,17 @@ class Statistics:
             reason,
             transfer.detail,
         )
-        self._recent.append(noted)
+        self._recent.append(raw)
         if self._subscribers:
-            self._publish(StreamEvent("closed", noted))
+            self._publish(StreamEvent("closed", raw))
 
     def _publish(self, event: StreamEvent) -> None:
         for subscriber in self._subscribers:
             subscriber.put(event)
 
 
-def _closing(noted: _Noted) -> Closing:
-    number, forward, peer, upstream, closed_at, seconds, dial_seconds, up, down, reason, detail = noted
+def _closing(raw: _Record) -> Closing:
+    number, forward, peer, upstream, closed_at, seconds, dial_seconds, up, down, reason, detail = raw
     return Closing(
         id=number,
         forward=forward,

@@ -1,13 +1,10 @@
-"""The token that a request of the admin endpoint must carry.
-
-Owns: how one is kept in a file. Refuses: comparing it (`guard`). No heavy import: `hvbridge status` waits for this.
-"""
+"""Reads the token for the admin endpoint. No heavy imports: `hvbridge status` waits for this module."""
 
 from pathlib import Path
 
 
 def read_token(file: Path) -> str:
-    """Return the token in the first line of ``file``. Raises ValueError, with a sentence for the user."""
+    """Return the token in the first line of ``file``. Raises ValueError with a message for the user."""
     try:
         text = file.read_text(encoding="utf-8")
     except OSError as error:
@@ -20,7 +17,7 @@ def read_token(file: Path) -> str:
 
 
 def checked_token(text: str, where: str) -> str:
-    """Return ``text`` without the blanks around it. Raises ValueError where that is no token."""
+    """Return ``text`` without surrounding whitespace. Raises ValueError if it is not a token."""
     token = text.strip()
     if not token or not token.isascii() or not token.isprintable():
         raise ValueError(

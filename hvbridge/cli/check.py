@@ -29,7 +29,7 @@ def check(path: Path, *, as_json: bool) -> int:
         else:
             print_faults(error)
         return EXIT_USAGE
-    except ValueError as error:  # a partition in the environment that is none
+    except ValueError as error:  # such as an invalid partition in the environment
         print_error(error)
         return EXIT_USAGE
     if as_json:

@@ -1,7 +1,4 @@
-"""`hvbridge connect`: standard input and output as one side of a splice.
-
-Owns: standard streams as a `Stream`. Refuses: a terminal's comforts; bytes pass as they are.
-"""
+"""`hvbridge connect`: splices standard input and output with an endpoint."""
 
 import errno
 import os
@@ -20,7 +17,7 @@ from hvbridge.transport.stream import Stream
 from hvbridge.units import parse_duration
 
 _HALF_CLOSE_TIMEOUT = 300.0
-"""Seconds without a byte after one side has ended, as a forward has by default."""
+"""Seconds without data after one side has ended; the default of a forward."""
 _STDIN, _STDOUT = 0, 1
 
 
@@ -72,8 +69,8 @@ def _connect_mode(text: str) -> ConnectMode:
 class StdioStream(Stream):
     """Standard input and output, read and written in threads.
 
-    Threads serve every kind of standard stream: a pipe, a console, a file, on every system, and leave its
-    blocking mode alone, which other processes share.
+    Threads work with every kind of standard stream (pipe, console, file) on every system, and do not change its
+    blocking mode, which other processes share.
     """
 
     def __init__(self) -> None:
@@ -87,10 +84,10 @@ class StdioStream(Stream):
         self._reading = trio.CancelScope()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Read what there is; empty at the end of the input.
+        """Read available data; empty at the end of the input.
 
-        Raises `trio.BrokenResourceError`, also when nobody reads standard output any more: the two are one
-        peer, and who has left one of them open by mistake would keep this process for ever.
+        Raises `trio.BrokenResourceError`, also once standard output has been closed by its reader: both streams
+        belong to one peer, and a peer that left only standard input open would keep this process alive forever.
         """
         size = max_bytes or 65536
         with trio.CancelScope() as self._reading:
@@ -109,7 +106,7 @@ class StdioStream(Stream):
         return len(data)
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Write all of ``data``. Raises `trio.BrokenResourceError` when nobody reads any more."""
+        """Write all of ``data``. Raises `trio.BrokenResourceError` if the reader has closed standard output."""
         rest = memoryview(data)
         try:
             while rest:
@@ -124,7 +121,7 @@ class StdioStream(Stream):
             raise trio.BrokenResourceError from error
 
     async def wait_send_all_might_not_block(self) -> None:
-        """Standard output cannot be asked; a thread waits instead."""
+        """Return at once: standard output cannot be polled, so `send_all` waits in a thread."""
         await trio.lowlevel.checkpoint()
 
     async def send_eof(self) -> None:
@@ -133,18 +130,18 @@ class StdioStream(Stream):
         self._close_output()
 
     async def aclose(self) -> None:
-        """Close standard output; standard input ends with the process."""
+        """Close standard output. Standard input stays open until the process exits."""
         self._close_output()
         await trio.lowlevel.checkpoint()
 
     def abort(self) -> None:
-        """As `aclose`: a pipe knows no reset, the exit code tells."""
+        """As `aclose`: a pipe has no reset, so the exit code reports the failure."""
         self._close_output()
 
     def _close_output(self) -> None:
         if self._writable:
             self._writable = False
-            # The descriptor must not become free for others, so it is redirected rather than closed.
+            # Redirected rather than closed, so that the descriptor is not reused.
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, _STDOUT)
             os.close(null)

@@ -1,6 +1,6 @@
-"""`hvbridge demo`: an emulated VM, its services, a guest bridge and a host bridge, in one process.
+"""`hvbridge demo`: an emulated VM, its services, a guest bridge and a host bridge in one process.
 
-Owns: the show. Everything that it shows runs through the same code, and configs, as `hvbridge run`.
+The bridges use the same code and the same config format as `hvbridge run`.
 """
 
 import hashlib
@@ -85,7 +85,7 @@ def demo(*, once: bool) -> int:
 async def _demo(console: Console, directory: Path, once: bool) -> int:
     EmulatorDirectory(directory / "vm").add("demo-vm", UUID(_VM))
     proved = True
-    # As in `run`: a KeyboardInterrupt may arise amid a connection's accounts.
+    # As in `run`: a KeyboardInterrupt could interrupt a connection's accounting.
     with trio.open_signal_receiver(signal.SIGINT) as interrupts:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_end_with, interrupts, nursery.cancel_scope, console)
@@ -101,7 +101,7 @@ async def _end_with(interrupts: AsyncIterator[int], everything: trio.CancelScope
 
 
 async def _show(nursery: trio.Nursery, console: Console, directory: Path, once: bool) -> bool:
-    """Run it all in ``nursery``, and return whether everything came through."""
+    """Run everything in ``nursery``; return whether all data arrived."""
     services = {
         "web": await nursery.start(_serve, _answer_http),
         "echo": await nursery.start(_serve, _echo),
@@ -157,7 +157,7 @@ async def _fetch_page(console: Console, web: TcpEndpoint) -> bool:
 
 
 async def _move_bulk(console: Console, echo: TcpEndpoint) -> bool:
-    """Send the bulk to the echo service and receive it back, both at once, and compare checksums."""
+    """Send bulk data to the echo service, receive it back at the same time, and compare checksums."""
     sent, received = hashlib.sha256(), hashlib.sha256()
     block = secrets.token_bytes(_MIB)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True))
@@ -194,7 +194,7 @@ async def _serve(
     handler: Callable[[trio.SocketStream], Awaitable[None]],
     task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve a small TCP service on a port of the system's choice, and tell it."""
+    """Run a small TCP service on a port that the system picks, and report that port."""
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     task_status.started(listeners[0].socket.getsockname()[1])
     await trio.serve_listeners(handler, listeners)

@@ -1,7 +1,4 @@
-"""`hvbridge doctor`: what is wrong with this machine and a config, and what to do about it.
-
-Owns: what is looked at, and how findings are shown. Refuses: the checks (`hvbridge.doctor`).
-"""
+"""`hvbridge doctor`: runs the checks of `hvbridge.doctor` and prints their findings."""
 
 import json
 import os
@@ -29,11 +26,11 @@ _MARKS = {
     State.DOUBTFUL: ("!", "!", "bold yellow"),
     State.NOT_APPLICABLE: ("–", "-", "dim"),  # noqa: RUF001
 }
-"""For each state a mark, one for terminals without it, and a style."""
+"""For each state: a mark, its ASCII fallback, and a style."""
 _ARROWS = ("→", "->")
 _NARROWEST = 24
 _UNWRAPPED = 1000
-"""Columns for what no person looks at: a line that a search should find is not to be broken."""
+"""Columns if the output is not a terminal: lines are not wrapped, so that a search finds them."""
 
 
 def doctor(path: Path | None, *, as_json: bool) -> int:
@@ -64,7 +61,7 @@ def doctor(path: Path | None, *, as_json: bool) -> int:
 
 
 def show(findings: Sequence[Finding], forwards: Sequence[Forward], console: Console) -> None:
-    """Print the checklist for a person: the machine, then each forward."""
+    """Print the findings: the machine, then each forward."""
     arrow = _ARROWS[console.options.ascii_only]
     titles = {"": Text("this machine", "bold")} | {
         forward.name: Text.assemble((forward.name, "bold"), f"  {forward.listen} {arrow} {forward.connect}")
@@ -117,7 +114,7 @@ def _for_programs(finding: Finding) -> dict[str, str | None]:
 
 
 def _target(path: Path | None, config: Config | None) -> Target:
-    """Raises ValueError for an environment that names no partition."""
+    """What to check. Raises ValueError for an invalid partition in the environment."""
     settings = None if config is None else config.emulator
     network = build_network(settings, os.environ)
     emulator = settings.dir if settings else os.environ.get("HVBRIDGE_EMULATOR", "")

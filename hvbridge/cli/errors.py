@@ -1,6 +1,6 @@
-"""What a command tells of a failure: exit codes, one line for a person, and which exception means which.
+"""Exit codes, and printing errors.
 
-Nothing slow is imported before there is something to tell: `hvbridge connect` pays for this module.
+Imports nothing slow until there is an error: `hvbridge connect` waits for this module.
 """
 
 import sys
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 EXIT_OK = 0
 EXIT_FAILURE = 1
-"""It could not do, or go on doing, what was asked."""
+"""The command failed, or could not continue."""
 EXIT_USAGE = 2
-"""What was asked, or the config, is wrong."""
+"""The command line or the config is wrong."""
 
 P = ParamSpec("P")
 
@@ -27,7 +27,7 @@ def print_error(message: object) -> None:
 
 
 def print_faults(error: "ConfigError") -> None:
-    """Print each fault on a line, as compilers do, so that editors can jump to it."""
+    """Print one fault per line, in the format of compilers, so that editors can jump to it."""
     for fault in error.faults:
         _print(fault)
 
@@ -41,10 +41,11 @@ def _print(line: object) -> None:
 def exit_code(
     *failures: type[Exception],
 ) -> Callable[[Callable[P, int | None]], Callable[P, int]]:
-    """Return a decorator for a command's work, which returns an exit code, or None for success.
+    """Return a decorator that turns exceptions of a command into messages and exit codes.
 
-    A faulty config or command line (ValueError) is printed and gives `EXIT_USAGE`; ``failures`` give `EXIT_FAILURE`.
-    Not for long-running work (`run`, `doctor`), in which a ValueError is a bug and not a message.
+    The decorated function returns an exit code, or None for success. A faulty config or command line (ValueError) gives
+    `EXIT_USAGE`; ``failures`` give `EXIT_FAILURE`. Not for long-running work (`run`, `doctor`), where a ValueError is a
+    bug.
     """
 
     def decorate(work: Callable[P, int | None]) -> Callable[P, int]:

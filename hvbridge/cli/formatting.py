@@ -1,4 +1,4 @@
-"""How amounts and tables look: amounts are rounded and short, and no cell of a table is shortened."""
+"""Formats amounts and tables: amounts are rounded and short, table cells are never truncated."""
 
 from collections.abc import Iterable, Sequence
 
@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 _WIDEST = 1000
-"""Columns; more than a row of the longest endpoints takes."""
+"""Columns; more than a row of the longest endpoints needs."""
 _UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400  # seconds
 
@@ -24,12 +24,12 @@ def size(count: float) -> str:
 
 
 def rate(per_second: float | None) -> str:
-    """Return bytes a second as `1.4 MiB/s`; None, where nobody knows yet, is a dash."""
+    """Return bytes per second as `1.4 MiB/s`; a dash for None, if not known yet."""
     return "-" if per_second is None else f"{size(per_second)}/s"
 
 
 def age(seconds: float) -> str:
-    """Return a span of time by its two largest units: `0.4s`, `12s`, `3m 12s`, `4d 2h`."""
+    """Return a duration in its two largest units: `0.4s`, `12s`, `3m 12s`, `4d 2h`."""
     if seconds < 9.95:
         return f"{seconds:.1f}s"
     whole = round(seconds)
@@ -45,8 +45,7 @@ def age(seconds: float) -> str:
 def print_table(console: Console, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print ``rows`` under ``header``.
 
-    Every cell is printed whole, so that what stands in it can be copied and found by a search: a row that is wider
-    than the terminal is left to the terminal to wrap.
+    Cells are never truncated, so that their text can be copied and searched; the terminal wraps rows that are too wide.
     """
     table = Table(*header, box=None, header_style="bold", pad_edge=False)
     for row in rows:
@@ -56,7 +55,7 @@ def print_table(console: Console, header: Sequence[str], rows: Iterable[Sequence
 
 
 def print_forwards(console: Console, rows: Iterable[Sequence[str]], *more: str) -> None:
-    """Print rows of name, listen, connect and what the headers ``more`` call the rest."""
+    """Print rows of name, listen and connect, then the columns that ``more`` names."""
     arrow = "->" if console.options.ascii_only else "→"
     header = ("forward", "listens on", "", "connects to", *more)
     print_table(

@@ -1,4 +1,4 @@
-"""`hvbridge guid`: vsock ports, service GUIDs and the names of services."""
+"""`hvbridge guid`: converts vsock ports and service names to service GUIDs, and back."""
 
 import os
 import uuid
@@ -12,7 +12,7 @@ from hvbridge.transport.network import network_from_environment
 
 
 def guid(value: str | None) -> int:
-    """Print the other form of ``value``, or a fresh GUID; return the exit code."""
+    """Print the other form of ``value``, or a new GUID; return the exit code."""
     if value is None:
         typer.echo(uuid.uuid4())
         return EXIT_OK

@@ -1,7 +1,4 @@
-"""Single keys of the keyboard, without Enter.
-
-Owns: the terminal's mode while keys are read, and its return to what it was. Refuses: what a key does.
-"""
+"""Reads single keys from the keyboard, without Enter, and restores the terminal's mode afterwards."""
 
 import sys
 import time
@@ -9,10 +6,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 INTERRUPT, END = "\x03", "\x04"
-"""Ctrl-C where a console takes it for a key, and the end of the input."""
+"""Ctrl-C, on a console that reports it as a key; and the end of the input."""
 
 PressedKey = Callable[[float], str]
-"""Waits for up to some seconds, and returns the key that was pressed meanwhile, or an empty text."""
+"""Waits up to the given seconds; returns the key that was pressed, or an empty string."""
 
 
 def _wait(seconds: float) -> str:
@@ -24,7 +21,7 @@ if sys.platform == "win32":
     import msvcrt
 
     _POLL = 0.02
-    """Seconds: a console cannot be waited for together with a deadline, and a person does not notice this."""
+    """Seconds. A console cannot be waited for with a timeout; a person does not notice this interval."""
 
     def _pressed(seconds: float) -> str:
         end = time.monotonic() + seconds
@@ -36,7 +33,7 @@ if sys.platform == "win32":
 
     @contextmanager
     def keys() -> Iterator[PressedKey]:
-        """Give what reads keys; without a keyboard, what only waits."""
+        """Yield a function that reads keys; without a keyboard, one that only waits."""
         yield _pressed if sys.stdin.isatty() else _wait
 
 else:
@@ -47,7 +44,7 @@ else:
 
     @contextmanager
     def keys() -> Iterator[PressedKey]:
-        """Give what reads keys; without a keyboard, what only waits."""
+        """Yield a function that reads keys; without a keyboard, one that only waits."""
         if not sys.stdin.isatty():
             yield _wait
             return

@@ -1,4 +1,4 @@
-"""Reads a config for a command: for this machine, or for what can be told without its sockets."""
+"""Loads a config for a command, with or without checking what this machine supports."""
 
 import os
 from pathlib import Path
@@ -11,8 +11,8 @@ from hvbridge.config import Config, EmulatorSettings, Machine, load_config
 def load(path: Path) -> Config:
     """Load and check a config for this machine.
 
-    Raises `ConfigError`; ValueError where the environment names a partition that is none, or where the admin endpoint
-    lacks something.
+    Raises `ConfigError`; ValueError for an invalid partition in the environment, or if the admin endpoint lacks a
+    package.
     """
     config = load_config(path, environ=os.environ, machine_of=_machine_of)
     check_admin(config.admin)
@@ -20,7 +20,7 @@ def load(path: Path) -> Config:
 
 
 def load_for_any_machine(path: Path) -> Config:
-    """Load a config for what can be told without this machine's sockets. Raises as `load`."""
+    """Load a config without checking whether this machine supports its endpoints. Raises as `load`."""
     return load_config(
         path, environ=os.environ, machine_of=lambda table: Machine(_machine_of(table).services)
     )

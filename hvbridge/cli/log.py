@@ -1,4 +1,4 @@
-"""Log lines on standard error: for people, or one JSON object a line. `log_writer` writes them."""
+"""Sets up log lines on standard error: readable text, or one JSON object per line."""
 
 import logging
 import sys
@@ -16,9 +16,9 @@ _LEVELS = logging.getLevelNamesMapping()
 def configure(form: str, level: str) -> LineWriter:
     """Set up logging for the process, and return what writes the lines, which the caller closes.
 
-    ``form`` is text or json, ``level`` the least important level that is logged.
+    ``form`` is text or json, ``level`` the lowest level that is logged.
     """
-    least = _LEVELS[level.upper()]
+    lowest = _LEVELS[level.upper()]
     is_terminal = sys.stderr is not None and sys.stderr.isatty()
     if form == "json":
         time: Any = structlog.processors.TimeStamper(fmt="iso", utc=True)
@@ -36,13 +36,13 @@ def configure(form: str, level: str) -> LineWriter:
     )
     structlog.configure(
         processors=processors,
-        wrapper_class=structlog.make_filtering_bound_logger(least),
+        wrapper_class=structlog.make_filtering_bound_logger(lowest),
         logger_factory=lambda *_: _Lines(writer),
         cache_logger_on_first_use=True,
     )
     root = logging.getLogger()
     root.handlers = [_IntoStructlog()]
-    root.setLevel(least)
+    root.setLevel(lowest)
     return writer
 
 
@@ -69,7 +69,7 @@ def _dropped_line(processors: Sequence[Any]) -> Callable[[int], str]:
 
 
 class _IntoStructlog(logging.Handler):
-    """Takes the lines that libraries log; without tracebacks, which are theirs to read, not the user's."""
+    """Forwards the log lines of libraries, without their tracebacks, which do not help a user."""
 
     def emit(self, record: logging.LogRecord) -> None:
         structlog.get_logger().log(record.levelno, record.getMessage(), logger=record.name)

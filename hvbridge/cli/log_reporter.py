@@ -1,7 +1,4 @@
-"""What a running bridge says: the table of forwards, and log lines.
-
-Owns: the names of events and fields, which programs rely on, and the level of each. Refuses: how a line looks (`log`).
-"""
+"""Logs the events of a running bridge. Programs rely on the names of events and fields, and on their levels."""
 
 import ipaddress
 import logging
@@ -20,8 +17,8 @@ from hvbridge.proxy.record import ConnectionRecord
 from hvbridge.splice import Reason
 
 _WARNED = frozenset({Reason.DIAL_FAILED, Reason.REFUSED})
-_IN_VAIN = _WARNED | {Reason.ERROR_ON_CLIENT}
-"""Why a connection may have closed before it reached its upstream, and so may come again at once, all the time."""
+_UNSUCCESSFUL = _WARNED | {Reason.ERROR_ON_CLIENT}
+"""Reasons of connections that closed before they reached the upstream; a client may retry these continuously."""
 _PORT = re.compile(r":[0-9]+$")
 _IPV6 = re.compile(r"\[([0-9a-fA-F:.]+)(?:%[^\]]*)?\]")
 _IPV6_SUBNET = 64
@@ -29,10 +26,10 @@ _IPV6_SUBNET = 64
 
 
 class LogReporter:
-    """Logs what happens. Readiness is shown by ``show_ready`` instead, where there is a person to see it.
+    """Logs events; readiness is shown by ``show_ready`` instead, if it is given.
 
-    Of a peer whose connections fail again and again, a few closings are logged and the others counted; `flush_throttle`
-    must run for the counts to be logged in time. ``clock`` gives seconds that never go back.
+    Of a peer that keeps failing to connect, a few closings are logged and the others counted; `flush_throttle` must run
+    for the counts to be logged in time. ``clock`` is monotonic, in seconds.
     """
 
     def __init__(
@@ -41,7 +38,7 @@ class LogReporter:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._show_ready = show_ready
-        self._throttle = LogThrottle(self._suppressed, clock)
+        self._throttle = LogThrottle(self._log_suppressed, clock)
         self._log = structlog.get_logger().bind()  # logging is set up by now; unbound, each call would look
 
     def on_event(self, event: events.Event) -> None:
@@ -80,9 +77,11 @@ class LogReporter:
             level = logging.ERROR
         elif transfer.reason in _WARNED:
             level = logging.WARNING
-        if not self._log.is_enabled_for(level):  # thousands of connections a second may close unseen
+        if not self._log.is_enabled_for(
+            level
+        ):  # skip formatting; thousands of connections may close per second
             return
-        if record.dial_seconds is None and transfer.reason in _IN_VAIN:
+        if record.dial_seconds is None and transfer.reason in _UNSUCCESSFUL:
             peer = _source_of(record.peer)
             if not self._throttle.allow(record.forward, peer, transfer.reason):
                 return
@@ -104,7 +103,7 @@ class LogReporter:
         self._log.log(level, "connection closed", **fields)
 
     async def flush_throttle(self) -> None:
-        """Write the counts of what was not written, at the end of each window, and all of them when cancelled."""
+        """Log the suppressed counts at the end of each window, and all of them when cancelled."""
         try:
             while True:
                 await trio.sleep(WINDOW)
@@ -112,7 +111,7 @@ class LogReporter:
         finally:
             self._throttle.flush()
 
-    def _suppressed(self, what: Suppressed) -> None:
+    def _log_suppressed(self, what: Suppressed) -> None:
         self._log.warning(
             "closings suppressed",
             forward=what.forward,
@@ -123,7 +122,7 @@ class LogReporter:
 
 
 def show_ready(forwards: Sequence[events.BoundForward], console: Console) -> None:
-    """Say that all listeners are bound, for a person."""
+    """Print that the bridge is ready, and the table of forwards."""
     rows = [(forward.name, "\n".join(forward.listen), forward.connect) for forward in forwards]
     console.print("hvbridge is [bold green]ready[/]")
     print_forwards(console, rows)

@@ -1,8 +1,4 @@
-"""Closings that are counted instead of written, so that one peer cannot flood the log.
-
-Owns: how many of a peer's closings are written in a window, and counting the others, in bounded memory.
-Refuses: which closings count at all, and how the lines look (`report`).
-"""
+"""Limits how many closings of one peer are logged per window, in bounded memory; the others are counted."""
 
 import time
 from collections import Counter, OrderedDict
@@ -10,20 +6,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 WRITTEN = 10
-"""Closings of one peer in a window that are written: enough to see what goes wrong."""
+"""Closings of one peer that are logged per window: enough to see what goes wrong."""
 WINDOW = 10.0
-"""Seconds. A peer that tries again all the time then costs about one line a second."""
+"""Seconds. A peer that retries continuously then costs about one line per second."""
 WRITTEN_IN_ALL = 100
-"""Closings of all peers in a window that are written: more tell a person nothing new."""
+"""Closings of all peers in a window that are logged: more would tell a person nothing new."""
 OTHERS = "others"
 """The peer in the count of those that exceed `WRITTEN_IN_ALL`."""
 _MOST_PEERS = 1024
-"""Peers that are kept in mind; when there are more, the one with the oldest window is told of and forgotten."""
+"""Peers that are tracked; beyond that, the one with the oldest window is flushed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Suppressed:
-    """What was counted of one peer in a window."""
+    """The suppressed closings of one peer in a window."""
 
     forward: str
     peer: str
@@ -39,21 +35,21 @@ class _Window:
 
 
 class LogThrottle:
-    """Lets the first closings of a peer through in each window, and calls ``tell`` with what it held back.
+    """Allows the first closings of a peer in each window, and calls ``on_suppressed`` with the count of the others.
 
-    ``clock`` gives seconds that never go back.
+    ``clock`` is monotonic, in seconds.
     """
 
     def __init__(
-        self, tell: Callable[[Suppressed], None], clock: Callable[[], float] = time.monotonic
+        self, on_suppressed: Callable[[Suppressed], None], clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._tell = tell
+        self._on_suppressed = on_suppressed
         self._clock = clock
         self._windows: OrderedDict[tuple[str, str], _Window] = OrderedDict()  # the oldest first
         self._in_all = _Window(clock())
 
     def allow(self, forward: str, peer: str, reason: str) -> bool:
-        """Say whether a closing is to be written; it is counted if not."""
+        """Return whether to log a closing; if not, it is counted."""
         self.flush_due()
         if self._in_all.written >= WRITTEN_IN_ALL:
             peer = OTHERS
@@ -70,7 +66,7 @@ class LogThrottle:
         return False
 
     def flush_due(self) -> None:
-        """Tell of the windows that are over."""
+        """Report the windows that have ended."""
         now = self._clock()
         if self._in_all.began + WINDOW <= now:
             self._in_all = _Window(now)
@@ -78,11 +74,11 @@ class LogThrottle:
             self._close_oldest()
 
     def flush(self) -> None:
-        """Tell of every window, because nothing more will come."""
+        """Report every window, at the end of the process."""
         while self._windows:
             self._close_oldest()
 
     def _close_oldest(self) -> None:
         (forward, peer), window = self._windows.popitem(last=False)
         if window.reasons:
-            self._tell(Suppressed(forward, peer, window.reasons.total(), dict(window.reasons)))
+            self._on_suppressed(Suppressed(forward, peer, window.reasons.total(), dict(window.reasons)))

@@ -1,6 +1,6 @@
-"""`hvbridge rdp`: a file that opens a forward in the Remote Desktop client.
+"""`hvbridge rdp`: writes a file that opens a forward in the Remote Desktop client.
 
-Owns: the settings in the file. Refuses: running the client, and replacing a file, which may hold settings of the user.
+Never replaces a file, which may contain the user's own settings.
 """
 
 from pathlib import Path
@@ -12,9 +12,9 @@ from hvbridge.config import Config
 from hvbridge.text import nearest, quote
 
 _TO_CONNECT = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-"""A listener on every address is reached on this machine's own."""
+"""How to reach a listener on all addresses from this machine."""
 
-# Source: Microsoft, "Supported RDP properties"; what is not written here is the client's to choose.
+# Source: Microsoft, "Supported RDP properties"; other settings are left to the client.
 _SETTINGS = """\
 full address:s:{address}
 prompt for credentials:i:1
@@ -27,7 +27,7 @@ autoreconnection enabled:i:1
 
 @exit_code()
 def rdp(name: str, config: Path, *, output: Path | None) -> int:
-    """Write the file for the forward called ``name``; return the exit code."""
+    """Write the file for the forward ``name``; return the exit code."""
     path = output or Path(f"{name}.rdp")
     try:
         listener = _listener(load_for_any_machine(config), name)
@@ -52,7 +52,7 @@ def rdp_file(listener: TcpEndpoint) -> str:
 
 
 def _listener(config: Config, name: str) -> TcpEndpoint:
-    """The address on which the forward called ``name`` listens. Raises ValueError."""
+    """The address on which the forward ``name`` listens. Raises ValueError."""
     listeners = {forward.name: forward.listen for forward in config.forwards}
     if name not in listeners:
         near = nearest(name, listeners)

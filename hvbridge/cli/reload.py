@@ -1,4 +1,4 @@
-"""`hvbridge reload`: let a running bridge read its config again."""
+"""`hvbridge reload`: makes a running bridge reload its config."""
 
 import sys
 from pathlib import Path

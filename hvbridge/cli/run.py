@@ -1,7 +1,6 @@
-"""`hvbridge run`: a config's forwards until a signal.
+"""`hvbridge run`: runs the forwards of a config until a signal.
 
-Owns: signals, the service manager, when a config is read again, and exit codes. Refuses: what is said meanwhile
-(`report`).
+Handles signals, notifies the service manager, and triggers reloads; `log_reporter` logs the events.
 """
 
 import logging
@@ -40,7 +39,7 @@ from hvbridge.units import parse_duration
 
 _STOP_SIGNALS = [signal.SIGINT, signal.SIGTERM]
 if sys.platform == "win32":
-    _STOP_SIGNALS.append(signal.SIGBREAK)  # Ctrl-Break, and what a service manager can send
+    _STOP_SIGNALS.append(signal.SIGBREAK)  # Ctrl-Break, which a service manager can send
 
 _RELOAD_SIGNALS: list[signal.Signals] = []
 if sys.platform != "win32":
@@ -52,23 +51,23 @@ logger = structlog.get_logger()
 _LAST_LINES = 1.0
 """Seconds at the end for the log to be written; a reader that stalls must not keep the process."""
 
-_LOOK = 1.0
-"""Seconds between two looks whether all is quiet."""
+_IDLE_CHECK_INTERVAL = 1.0
+"""Seconds between checks for open connections."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line says beside the config."""
+    """The options of the command line."""
 
     grace: float
     watch: bool
-    """Whether the config is read again when its file changes."""
+    """Whether to reload when the config file changes."""
     exit_idle: float
-    """Seconds without any connection after which it ends; `math.inf` is never."""
+    """Seconds without a connection after which to exit; `math.inf` for never."""
     path: Path
-    """The config's file."""
+    """The config file."""
     text: bytes
-    """What was in it just before it was read."""
+    """Its content just before it was loaded."""
 
 
 def run(
@@ -144,7 +143,7 @@ async def _run(
         notifier.ready()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_reload, control, wanting, notifier)
-            nursery.start_soon(_tell_stopping, shutdown, notifier)
+            nursery.start_soon(_notify_stopping, shutdown, notifier)
             nursery.start_soon(sd_notify.watch, notifier, sd_notify.watchdog_seconds())
             if options.watch:
                 nursery.start_soon(_watch, options.path, options.text, wanted)
@@ -178,13 +177,13 @@ async def _handle_signals(
     wanted: trio.MemorySendChannel[None],
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """The first signal to stop begins the shutdown, the second hurries it; a hangup asks for a reload."""
+    """The first stop signal drains, the second aborts; SIGHUP requests a reload."""
     with trio.open_signal_receiver(*_STOP_SIGNALS, *_RELOAD_SIGNALS) as signals:
         task_status.started()
         async for number in signals:
             name = signal.Signals(number).name
             if number in _RELOAD_SIGNALS:
-                _ask(wanted)
+                _request_reload(wanted)
                 continue
             if shutdown.drain.is_set():
                 logger.warning("ending at once", signal=name)
@@ -194,15 +193,15 @@ async def _handle_signals(
                 shutdown.drain.set()
 
 
-def _ask(wanted: trio.MemorySendChannel[None]) -> None:
-    with suppress(trio.WouldBlock):  # one that has not begun yet will read what is there now
+def _request_reload(wanted: trio.MemorySendChannel[None]) -> None:
+    with suppress(trio.WouldBlock):  # a pending reload will read the current file
         wanted.send_nowait(None)
 
 
 async def _reload(
     control: Control, wanting: trio.MemoryReceiveChannel[None], notifier: sd_notify.Notifier
 ) -> None:
-    """Read the config again whenever that is asked for."""
+    """Reload the config whenever requested."""
     async for _ in wanting:
         notifier.reloading()
         try:
@@ -215,42 +214,42 @@ async def _reload(
 
 
 async def _watch(path: Path, text: bytes, wanted: trio.MemorySendChannel[None]) -> None:
-    """Ask for a reload whenever the config's text is no longer ``text``, or what it was then.
+    """Request a reload whenever the config's content differs from ``text``, or from its last content.
 
-    Its directory is watched, because editors, and Kubernetes, put another file in the place of the one that was there.
+    The directory is watched, because editors and Kubernetes replace the file.
     """
     from watchfiles import awatch
 
-    logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it tells of every file in the directory
-    # A change before the watch began brings no event, so it looks once in a while as well.
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it logs every file in the directory
+    # A change before the watch started causes no event, so also check at each timeout.
     try:
         async for _ in awatch(path.parent, recursive=False, yield_on_timeout=True):
             before, text = text, _text(path) or text
             if text != before:
-                _ask(wanted)
-    except* (OSError, RuntimeError) as failures:  # such as when the user may have no more inotify watches
+                _request_reload(wanted)
+    except* (OSError, RuntimeError) as failures:  # such as when the user's inotify watches are used up
         logger.warning("the config is watched no longer", cause=str(failures.exceptions[0]))
 
 
 def _text(path: Path) -> bytes:
     try:
         return path.read_bytes()
-    except OSError:  # between two names
+    except OSError:  # the file is being replaced
         return b""
 
 
 async def _exit_when_idle(control: Control, seconds: float, shutdown: Shutdown) -> None:
-    """Begin the shutdown once no connection has been open for so long."""
+    """Start the shutdown once no connection has been open for ``seconds``."""
     while True:
         since = control.quiet_since()
         if since is not None and trio.current_time() - since >= seconds:
             logger.info("ending, because nobody has connected", exit_idle=seconds)
             shutdown.drain.set()
             return
-        await trio.sleep(min(seconds, _LOOK))
+        await trio.sleep(min(seconds, _IDLE_CHECK_INTERVAL))
 
 
-async def _tell_stopping(shutdown: Shutdown, notifier: sd_notify.Notifier) -> None:
+async def _notify_stopping(shutdown: Shutdown, notifier: sd_notify.Notifier) -> None:
     await shutdown.drain.wait()
     notifier.stopping()
 
@@ -260,7 +259,7 @@ def _on_notify_error(error: OSError) -> None:
 
 
 def _raise_descriptor_limit() -> None:
-    """Use as many descriptors as this user may: each connection takes two."""
+    """Raise the limit of open files as far as allowed: each connection takes two."""
     if sys.platform != "win32":
         import resource
 

@@ -1,7 +1,4 @@
-"""`hvbridge service`: a bridge as a Windows service.
-
-Owns: which command is installed, and what is told of it. Refuses: Windows itself (`hvbridge.service.windows`).
-"""
+"""`hvbridge service`: installs, removes and runs a bridge as a Windows service."""
 
 import os
 import subprocess
@@ -33,7 +30,7 @@ from hvbridge.units import format_duration, parse_duration
 
 _NAME_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.")
 _LONGEST_NAME = 80
-"""Characters; Windows takes 256, in which the name of an account must have room, too."""
+"""Characters. Windows allows 256, but the name of the account must fit, too."""
 
 
 _ACCOUNTS = {
@@ -41,7 +38,7 @@ _ACCOUNTS = {
     "LocalService": "NT AUTHORITY\\LocalService",
     "LocalSystem": "LocalSystem",
 }
-"""What `--user` stands for; a virtual account is made by Windows for the service alone."""
+"""The accounts of `--user`. Windows creates a virtual account for the service alone."""
 
 
 @exit_code(ServiceError)
@@ -80,7 +77,7 @@ def uninstall(*, name: str) -> None:
 
 @exit_code(ServiceError)
 def status(*, name: str) -> int:
-    """Print what is known of the service."""
+    """Print the state of the service."""
     found = _manager().find(name)
     if found is None:
         typer.echo(f"{quote(name)} is not installed")
@@ -95,7 +92,7 @@ def status(*, name: str) -> int:
 
 @exit_code(ServiceError)
 def run(path: Path, *, grace: str) -> None:
-    """Be the process of the service."""
+    """Run as the process of the service."""
     seconds = parse_duration(grace)
     host = _host()
 
@@ -150,16 +147,16 @@ def _check_name(name: str) -> None:
 
 
 def _base_python() -> str:
-    """The interpreter that runs, in a virtual environment, too; multiprocessing starts the same."""
+    """The base interpreter, also in a virtual environment; multiprocessing starts the same one."""
     base: str = sys._base_executable  # type: ignore[attr-defined]
     return base
 
 
 def _environment() -> dict[str, str]:
-    """What lets the interpreter find the virtual environment of this one, as multiprocessing tells its children.
+    """Variables with which the base interpreter finds this virtual environment, as in multiprocessing.
 
-    The python.exe in a virtual environment cannot be the service's: it starts the real one and waits, and so
-    the manager would speak to the wrong process.
+    The service cannot run the python.exe of a virtual environment: it starts the base interpreter and waits, so the
+    service manager would control the wrong process.
     """
     if os.path.normcase(sys.executable) == os.path.normcase(_base_python()):
         return {}
@@ -167,7 +164,7 @@ def _environment() -> dict[str, str]:
 
 
 def _advice(config: Config, path: Path, service: Installation) -> Iterator[str]:
-    """What an administrator must still do, for an account that may do little."""
+    """What an administrator must still do for an account with few rights."""
     if service.account == "LocalSystem":
         return
     for private in _private(path):
@@ -181,7 +178,7 @@ def _advice(config: Config, path: Path, service: Installation) -> Iterator[str]:
 
 
 def _private(path: Path) -> list[Path]:
-    """What the service reads that lies in this user's profile, where no other account may."""
+    """The paths that the service reads in this user's profile, which other accounts cannot read."""
     needed = [Path(sys.prefix), Path(sys.base_prefix), Path(hvbridge.__file__).parent, path]
     private: list[Path] = []
     for candidate in needed:

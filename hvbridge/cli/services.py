@@ -1,8 +1,4 @@
-"""`hvbridge services`: which services the host may use.
-
-Owns: which services a name or a config asks for, and what is told of each. Refuses: the registry itself
-(`hvbridge.hyperv.services`).
-"""
+"""`hvbridge services`: lists, registers and unregisters services on the host."""
 
 import json
 import os
@@ -29,7 +25,7 @@ from hvbridge.text import nearest, printable, quote
 
 @exit_code(RegistrationError)
 def list_services(*, as_json: bool) -> None:
-    """Print what is registered."""
+    """Print the registered services."""
     rows = [
         (service.name, str(service.id), port_of_service_id(service.id))
         for service in sorted(_registry(None).services(), key=lambda service: (service.name, service.id))
@@ -61,7 +57,7 @@ def register(
 
 @exit_code(RegistrationError)
 def register_config(path: Path, *, dry_run: bool, export: str | None) -> None:
-    """Register what the config at ``path`` needs, apart from what the host has already, under any name."""
+    """Register the services that the config at ``path`` needs and the host does not have, under any name."""
     config = load_for_any_machine(path)
     needed = _needed(config)
     if not needed:
@@ -121,7 +117,7 @@ def _change(
 
 
 def _registry(emulator: EmulatorSettings | None) -> ServiceRegistry:
-    """The registry of the host that the config, else the environment, emulates, or of this machine."""
+    """The registry of the emulated host (by the config, else the environment), or of this machine."""
     registry = build_network(emulator, os.environ).services
     if registry is None:
         raise RegistrationError(
@@ -137,11 +133,11 @@ def _known(emulator: EmulatorSettings | None, export: str | None) -> list[Servic
     except RegistrationError:
         if export is None:
             raise
-        return []  # what is written down is for a machine that this one knows nothing of
+        return []  # an export is for another machine, whose services are unknown
 
 
 def _needed(config: Config) -> list[Service]:
-    """The services of a config's endpoints, by the names that it calls them, else for the forward that is first."""
+    """The services of a config's endpoints, named as in the config, or else after the first forward that uses them."""
     needed: dict[UUID, str] = {}
     for forward in config.forwards:
         for endpoint in (forward.connect, forward.listen):
@@ -153,8 +149,8 @@ def _needed(config: Config) -> list[Service]:
 
 
 def _service(name: str, service_id: str | None, port: int | None, known: Sequence[Service]) -> Service:
-    """The service to register: with the id that was asked for, or the one that the name has, or a fresh one."""
-    asked = _asked_id(service_id, port)
+    """The service to register: with the requested id, else the id that the name already has, else a new one."""
+    requested = _requested_id(service_id, port)
     well_known = WELL_KNOWN_SERVICES.get(name.casefold())
     others = [service for service in known if service.name.casefold() == name.casefold()]
     if parse_guid(name) or name.isdecimal():
@@ -167,20 +163,20 @@ def _service(name: str, service_id: str | None, port: int | None, known: Sequenc
             f"write a name of up to {MAX_NAME} characters that has no / and does not look like a GUID"
         )
     if well_known is not None:
-        if asked not in (None, well_known.id):
+        if requested not in (None, well_known.id):
             raise ValueError(f"{quote(name)} is the well-known name of {well_known.id}; write another name")
         return Service(well_known.id, name)
-    if asked is not None:
-        others = [service for service in others if service.id != asked]
+    if requested is not None:
+        others = [service for service in others if service.id != requested]
         if others:
             raise ValueError(
                 f"{quote(name)} is registered as {others[0].id}; write another name, or unregister it first"
             )
-        return Service(asked, name)
+        return Service(requested, name)
     return others[0] if others else Service(uuid.uuid4(), name)
 
 
-def _asked_id(service_id: str | None, port: int | None) -> UUID | None:
+def _requested_id(service_id: str | None, port: int | None) -> UUID | None:
     if service_id is None:
         return None if port is None else service_id_of_port(port)
     if port is not None:

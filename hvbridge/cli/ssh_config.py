@@ -1,7 +1,6 @@
-"""`hvbridge ssh-config`: forwards as hosts of ssh_config(5), printed, or installed for ssh to find.
+"""`hvbridge ssh-config`: prints or installs forwards as hosts of ssh_config(5).
 
-Owns: which forwards are for ssh, how ProxyCommand is quoted, the file hvbridge.conf in ~/.ssh, and one line of
-~/.ssh/config. Refuses: every other line there.
+Writes ~/.ssh/hvbridge.conf and one line of ~/.ssh/config, and never changes other lines there.
 """
 
 import contextlib
@@ -29,7 +28,7 @@ _INCLUDES = re.compile(
     rb'^[ \t]*include[ \t=]+"?(?:~/\.ssh/)?' + re.escape(INCLUDED).encode() + rb'"?[ \t]*(?:\r?\n|\Z)',
     re.IGNORECASE | re.MULTILINE,
 )
-"""The line as we write it, or as a user may have rewritten it."""
+"""The line as hvbridge writes it, or as a user may have changed it."""
 _UTF8_MARK = b"\xef\xbb\xbf"
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
@@ -59,7 +58,7 @@ def ssh_config(path: Path, *, install: bool, uninstall: bool) -> int:
 
 
 def hosts(config: Config) -> str:
-    """Return a Host block for each forward of ``config`` that is for ssh. Raises ValueError when none is."""
+    """Return a Host block for each forward that leads to an SSH server. Raises ValueError if there is none."""
     blocks = [_block(config, forward) for forward in config.forwards if is_for_ssh(forward)]
     if not blocks:
         raise ValueError(
@@ -70,7 +69,7 @@ def hosts(config: Config) -> str:
 
 
 def is_for_ssh(forward: Forward) -> bool:
-    """Whether a forward leads to an SSH server: by its service or port, or else by a word of its name."""
+    """Whether a forward leads to an SSH server, judging by its service, port or name."""
     if "ssh" in re.split("[._-]", forward.name.casefold()):
         return True
     match forward.connect:
@@ -100,7 +99,7 @@ def _block(config: Config, forward: Forward) -> str:
 
 
 def _emulator_variables(config: Config) -> list[str]:
-    """What makes `hvbridge connect` emulate as the config does, else as this process would."""
+    """Variables that make `hvbridge connect` use the same emulator as the config, or else as this process."""
     if config.emulator is None:
         directory, partition = (
             os.environ.get("HVBRIDGE_EMULATOR"),
@@ -117,9 +116,9 @@ def _emulator_variables(config: Config) -> list[str]:
 def proxy_command(words: list[str], *, windows: bool = sys.platform == "win32") -> str:
     """Return ``words`` as a value of ProxyCommand.
 
-    ssh first replaces %-sequences. Elsewhere than on Windows the user's shell takes the rest. Windows' own ssh
-    starts the program without a shell; it leaves a text that begins with a quote as it is, and mends others. The
-    ssh of Git for Windows has a POSIX shell, which takes the same quotes, and slashes but no backslashes.
+    ssh first expands %-sequences. On POSIX systems, it passes the rest to the user's shell. Windows' own ssh starts the
+    program without a shell. It keeps a value unchanged that begins with a quote and rewrites others. The ssh in Git for
+    Windows uses a POSIX shell, which accepts the same quotes, and slashes but no backslashes.
     Source: PowerShell/openssh-portable, sshconnect.c, build_commandline_string in contrib/win32/win32compat/misc.c.
     """
     if windows:
@@ -131,7 +130,7 @@ def proxy_command(words: list[str], *, windows: bool = sys.platform == "win32") 
 
 
 def _windows_quoted(word: str) -> str:
-    """Quote a word for the C runtime of Windows, also where only ssh's own check of quotes asks for it."""
+    """Quote a word for the Windows C runtime, even if only ssh's own check of quotes requires it."""
     doubled = re.sub(r'(\\+)(?="|$)', r"\1\1", word)
     return '"' + doubled.replace('"', '\\"') + '"'
 
@@ -145,13 +144,13 @@ def install_in(directory: Path, text: str) -> None:
         raise ValueError(f"{user} is in UTF-16, which ssh does not read; save it as UTF-8")
     replace_file(directory / INCLUDED, text.encode())
     if not _INCLUDES.search(lines):
-        # First, for ssh takes the first value that it finds, and a line after a Host would belong to that.
+        # At the top: ssh uses the first value it finds, and lines after a Host belong to it.
         end = b"\r\n" if b"\r\n" in lines else b"\n"
         replace_file(user, mark + _INCLUDE + end + lines)
 
 
 def uninstall_from(directory: Path) -> None:
-    """Remove what `install_in` made. Raises OSError."""
+    """Undo `install_in`. Raises OSError."""
     user = directory / "config"
     mark, lines = _read(user)
     others = _INCLUDES.sub(b"", lines)
@@ -163,7 +162,7 @@ def uninstall_from(directory: Path) -> None:
 
 
 def _read(path: Path) -> tuple[bytes, bytes]:
-    """The mark before UTF-8 that editors on Windows make, where there is one, and the lines."""
+    """The UTF-8 byte order mark, if there is one, and the lines."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -173,9 +172,9 @@ def _read(path: Path) -> tuple[bytes, bytes]:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Let ``path`` hold ``data``, all at once, with the rights that it has, or for its owner alone. Raises OSError.
+    """Replace ``path`` atomically with ``data``. Raises OSError.
 
-    Where it is a link, what it leads to is replaced.
+    An existing file keeps its permissions; a new one is private to its owner. A symbolic link's target is replaced.
     """
     path = path.resolve()
     with _temporary(path.parent, data) as new:
@@ -194,7 +193,7 @@ def replace_file(path: Path, data: bytes) -> None:
 
 @contextlib.contextmanager
 def _temporary(directory: Path, data: bytes) -> Iterator[Path]:
-    """A file with ``data`` for its owner alone, which is removed where it was not moved away."""
+    """Yield a private temporary file with ``data``; removed at the end unless it was moved."""
     descriptor, name = tempfile.mkstemp(prefix="hvbridge-", dir=directory)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -212,6 +211,6 @@ if sys.platform == "win32":
     _kernel32 = ctypes.WinDLL("kernel32", use_last_error=True)
 
     def _replace_with_rights(path: Path, new: Path) -> None:
-        """Replace by ReplaceFileW, which keeps the access rights of ``path``; a rename would not."""
+        """Replace with ReplaceFileW, which keeps the access rights of ``path``; a rename would not."""
         if not _kernel32.ReplaceFileW(str(path), str(new), None, 0, None, None):
             raise ctypes.WinError(ctypes.get_last_error())

@@ -1,4 +1,4 @@
-"""`hvbridge status`: the forwards of a running bridge, once."""
+"""`hvbridge status`: shows the state of a running bridge."""
 
 import json
 from functools import partial
@@ -16,7 +16,7 @@ from hvbridge.text import escaped
 
 
 def status(config: Path, *, admin: str | None, token_file: Path | None, as_json: bool) -> int:
-    """Print what a bridge says of itself; return the exit code."""
+    """Print the state of a bridge; return the exit code."""
     return with_admin(config, admin, token_file, _print_json if as_json else partial(_print, Console()))
 
 

@@ -1,7 +1,4 @@
-"""`hvbridge top`: a running bridge, live in the terminal.
-
-Owns: what is worth a line, and how lines are shared out in a terminal of any size. Refuses: asking (`admin_client`).
-"""
+"""`hvbridge top`: shows a running bridge live in a terminal of any size."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,24 +23,25 @@ from hvbridge.proxy.control import ConnectionState
 from hvbridge.text import escaped
 
 _INTERVAL = 1.0
-"""Seconds between two looks at the bridge."""
+"""Seconds between updates."""
 _WIDEST = 160
-"""Columns; further apart, the eye loses the line."""
+"""Columns; wider lines are hard to follow."""
 _HEAD, _FOOT = 1, 1
 _SECTION_FRAME = 2
-"""Lines of a section beside its rows: its rule, and the heads of its columns."""
+"""Lines of a section besides its rows: its rule and its column heads."""
 _GAP = 2
 _ENDS = ("q", "Q", INTERRUPT, END)
 
 _GOOD = frozenset({"eof", "shutdown", "idle", "lifetime", "closed by admin"})
-"""Closing reasons that nobody need look at."""
+"""Closing reasons that are not a problem."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What the bridge said at one time, in seconds of a steady clock."""
+    """The state of the bridge at one time."""
 
     taken: float
+    """Monotonic time, in seconds."""
     status: Status
     forwards: Sequence[ForwardView]
     connections: Sequence[ConnectionState]
@@ -52,20 +50,20 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """Bytes a second each way; None while nobody knows."""
+    """Bytes per second in each direction; None while unknown."""
 
     to_upstream: float | None = None
     to_client: float | None = None
 
     @property
     def total(self) -> float:
-        """Both ways together, to compare by."""
+        """Both directions together, for sorting."""
         return (self.to_upstream or 0) + (self.to_client or 0)
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A snapshot with the rates since the one before."""
+    """A snapshot, and the rates since the previous one."""
 
     now: Snapshot
     forward_rates: Mapping[str, Rate]
@@ -73,7 +71,7 @@ class View:
 
 
 def top(config: Path, *, admin: str | None, token_file: Path | None) -> int:
-    """Show a bridge until q or Ctrl-C; return the exit code."""
+    """Show a bridge until q or Ctrl-C is pressed; return the exit code."""
     console = Console()
     if not console.is_terminal:
         print_error("top needs a terminal; for a file or a program, use hvbridge status")
@@ -85,13 +83,15 @@ def top(config: Path, *, admin: str | None, token_file: Path | None) -> int:
 
 
 def take_snapshot(client: AdminClient, clock: Callable[[], float] = time.monotonic) -> Snapshot:
-    """Ask the bridge for all that is shown. Raises `AdminError`."""
+    """Query everything that is shown. Raises `AdminError`."""
     return Snapshot(clock(), client.status(), client.forwards(), client.connections(), client.closings())
 
 
 def compare(now: Snapshot, before: Snapshot | None) -> View:
     """Return the view of ``now``, with the rates since ``before``."""
-    if before is None or now.status.started != before.status.started:  # counters and ids began anew
+    if (
+        before is None or now.status.started != before.status.started
+    ):  # the bridge restarted, so counters and ids start over
         return View(now, {}, {})
     seconds = max(now.taken - before.taken, 1e-3)
     forwards = {forward.name: forward for forward in before.forwards}
@@ -110,11 +110,11 @@ def _rate(
     moved = now.client_to_upstream - up, now.upstream_to_client - down
     return Rate(
         *(max(count, 0) / seconds for count in moved)
-    )  # a forward that a reload made anew counts from 0
+    )  # a forward that a reload recreated counts from 0
 
 
 def _watch(console: Console, client: AdminClient) -> int:
-    view = compare(take_snapshot(client), None)  # what goes wrong at once is told on the plain terminal
+    view = compare(take_snapshot(client), None)  # an error at the start is shown on the plain terminal
     trouble = ""
     with keys() as pressed, Live(console=console, screen=True, auto_refresh=False) as live:
         while True:
@@ -125,22 +125,22 @@ def _watch(console: Console, client: AdminClient) -> int:
                     return EXIT_OK
             try:
                 view, trouble = compare(take_snapshot(client), view.now), ""
-            except AdminError as error:  # it may come back: a restart is what one watches, too
+            except AdminError as error:  # keep running: the bridge may be restarting
                 trouble = str(error)
 
 
-# What is drawn.
+# Drawing.
 
 
 @dataclass(frozen=True, slots=True)
 class _Column:
     head: str
     width: int
-    """Of a number, what it takes; of a text, the least that says anything."""
+    """For a number, its width; for text, the minimum."""
     share: int = 0
-    """Of the room that is left, for texts; a number has none and stands to the right."""
+    """The share of the remaining width, for text; 0 for numbers, which are right-aligned."""
     dispensable: bool = False
-    """Whether a narrow terminal goes without; the last goes first."""
+    """Whether a narrow terminal omits it; the last such column is omitted first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +151,7 @@ class _Section:
 
 
 def draw(view: View, width: int, height: int, trouble: str = "") -> RenderableType:
-    """Return a screen of ``width`` columns and ``height`` lines, which it never exceeds."""
+    """Return a screen of at most ``width`` columns and ``height`` lines."""
     width = min(width, _WIDEST)
     room = height - _HEAD - _FOOT
     sections = [_forwards(view), _connections(view), _closings(view)]
@@ -166,12 +166,12 @@ def draw(view: View, width: int, height: int, trouble: str = "") -> RenderableTy
 
 
 def _share_out(room: int, wanted: Sequence[int]) -> list[int]:
-    """Give each section the lines that it wants, or as many as the others that want more."""
+    """Share the lines between the sections: each gets what it wants, or an equal share."""
     given = [0] * len(wanted)
-    while room > 0 and (hungry := [i for i, want in enumerate(wanted) if given[i] < want]):
-        for index in hungry[:room]:
+    while room > 0 and (unsatisfied := [i for i, want in enumerate(wanted) if given[i] < want]):
+        for index in unsatisfied[:room]:
             given[index] += 1
-        room -= len(hungry)
+        room -= len(unsatisfied)
     return given
 
 
@@ -296,7 +296,7 @@ def _table(section: _Section, count: int, width: int) -> Table:
 
 
 def _fitting(columns: Sequence[_Column], width: int) -> list[int]:
-    """The places of the columns for which there is room."""
+    """The indices of the columns that fit."""
     shown = list(range(len(columns)))
     for index in reversed(range(len(columns))):
         if sum(columns[i].width + _GAP for i in shown) - _GAP <= width:

@@ -1,7 +1,6 @@
-"""The config file: its models, its loader, and what is wrong with a file, by line and column.
+"""The config file: models, loader, and faults with line and column.
 
-Owns: everything between a TOML file and a checked `Config`. Refuses: sockets, and the platform; what must be
-known of a machine, the caller tells.
+Opens no sockets and does not examine the platform; the caller supplies what must be known about the machine.
 """
 
 from hvbridge.config.errors import ConfigError, Fault

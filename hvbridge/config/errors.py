@@ -1,8 +1,4 @@
-"""What a user is told about a faulty config.
-
-Owns: the fault as a value, and our sentences for what tomli and pydantic find.
-Refuses: finding faults, and positions.
-"""
+"""Faults of a config, and their messages, which replace those of tomli and pydantic."""
 
 from dataclasses import dataclass
 from typing import get_args
@@ -25,14 +21,14 @@ from hvbridge.config.models import (
 from hvbridge.text import kind_of, nearest, quote, shown
 
 Path = tuple[str | int, ...]
-"""Where a value stands in a config: the keys, and the indices of lists, that lead to it."""
+"""The location of a value in a config: the keys and list indices that lead to it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing that is wrong. ``str()`` is the line for the user; line and column count from 1.
+    """One fault. ``str()`` is the message for the user; line and column count from 1.
 
-    ``line`` and ``column`` are 0 when the file could not even be read, and ``where`` may be empty.
+    ``line`` and ``column`` are 0 if the file could not be read; ``where`` may be empty.
     """
 
     file: str
@@ -47,7 +43,7 @@ class Fault:
 
 
 class ConfigError(Exception):
-    """A config cannot be used; ``faults`` are all that is wrong with it, in the order of the file."""
+    """A config cannot be used; ``faults`` lists everything that is wrong, in the order of the file."""
 
     def __init__(self, faults: list[Fault]) -> None:
         super().__init__("\n".join(map(str, faults)))
@@ -82,28 +78,28 @@ _SYNTAX = {
     "Illegal character": "unexpected control character; delete it",
     "Found invalid character": "unexpected control character; delete it",
 }
-"""Our sentence for each of tomli's, by how it begins; the first that fits counts."""
+"""Our message for each of tomli's, by its beginning; the first match counts."""
 
 
 def of_syntax(error: TOMLDecodeError) -> tuple[int, int, str]:
-    """Say where the text stops being TOML (line and column), what is wrong there, and what to write."""
+    """Return where the text stops being TOML (line and column), and the message."""
     message = next((ours for start, ours in _SYNTAX.items() if error.msg.startswith(start)), _NO_TOML)
     column = error.colno
     if error.msg == "Invalid value" and error.doc[error.pos : error.pos + 1] in ("", "\n", "#"):
         message = "a value is missing here; write key = value"
-    elif message == _TWICE:  # tomli points behind the value
+    elif message == _TWICE:  # tomli points after the value
         line = error.doc.split("\n")[error.lineno - 1]
         column = len(line) - len(line.lstrip()) + 1
     return error.lineno, column, message
 
 
 def is_unknown_key(error: ErrorDetails) -> bool:
-    """Whether a fault that pydantic found is about a key, and not about its value."""
+    """Whether a pydantic error is about a key rather than its value."""
     return error["type"] == "extra_forbidden"
 
 
 def of_shape(error: ErrorDetails) -> str:
-    """Say what pydantic found to be wrong, and what to write. None of pydantic's own words come through."""
+    """Return our message for a pydantic error; it contains none of pydantic's own text."""
     path, value, context = error["loc"], error["input"], error.get("ctx", {})
     match error["type"]:
         case "value_error":  # from our own parsers

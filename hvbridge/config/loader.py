@@ -1,7 +1,7 @@
-"""From a file to a `Config`, or to all that is wrong with it in one go.
+"""Loads a config file, or reports all its faults at once.
 
-Owns: reading, environment variables, defaults, and the rules that span several keys.
-Refuses: what this machine can do, and what it calls its services; the caller knows that.
+Expands environment variables, applies defaults, and checks the rules that span several keys. The caller supplies what
+the machine supports, and the names of its services.
 """
 
 import os
@@ -34,12 +34,12 @@ Role = Literal["listen", "connect"]
 
 @dataclass(frozen=True)
 class Machine:
-    """What must be known of the machine that a config is for."""
+    """What the loader must know about the machine that a config is for."""
 
     services: ServiceNames | None = None
-    """What it calls its services; None where it has no names for them."""
+    """Its registered services; None if it has no service names."""
     fault: Callable[[Endpoint, Role], Problem | None] = lambda _endpoint, _role: None
-    """Says why it cannot use an endpoint in a role; by default it can use all."""
+    """Returns why it cannot use an endpoint in a role; by default, it can use all."""
 
 
 _VARIABLE = re.compile(r"\$(\$?)\{([^{}]*)(\}?)")
@@ -55,9 +55,9 @@ def load_config(
     """Read a config file.
 
     Args:
-        path: the file; messages name it as it is written here.
+        path: the file; messages name it as given here.
         environ: the variables for ``${NAME}`` in strings.
-        machine_of: given the [emulator] table, returns the machine that the config is for.
+        machine_of: returns the machine that the config is for, given the [emulator] table.
 
     Raises:
         ConfigError: with every fault of the file.
@@ -67,7 +67,7 @@ def load_config(
     document = _parse(file, text)
     found = _Findings()
     document = _expanded((), document, environ, found)
-    _place_paths(document, file)
+    _resolve_paths(document, file)
     inherited = _inherit_defaults(document)
     machine = _machine(document, machine_of)
     _read_endpoints(document, machine.services, found)
@@ -99,9 +99,9 @@ def _read(file: str) -> str:
 
 def _decode(file: str, data: bytes) -> str:
     try:
-        return data.decode("utf-8-sig")  # editors on Windows put a mark before UTF-8
+        return data.decode("utf-8-sig")  # editors on Windows may add a byte order mark
     except UnicodeDecodeError as error:
-        before = error.object[: error.start].decode()  # the mark is not in it
+        before = error.object[: error.start].decode()  # without the byte order mark
     if data.startswith(_UTF16_MARKS):
         message = "the file is in UTF-16, as Windows PowerShell writes it; save it as UTF-8"
     else:
@@ -126,29 +126,29 @@ def _parse(file: str, text: str) -> dict[str, Any]:
 
 
 class _Findings:
-    """Faults as they are found, in any order, by the paths of their values."""
+    """Collects faults in any order, by the paths of their values."""
 
     def __init__(self) -> None:
         self.faults: list[tuple[Path, str]] = []
-        self._about_keys: set[Path] = set()
+        self._key_faults: set[Path] = set()
 
     def add(self, path: Path, message: str | Problem, *, about_key: bool = False) -> None:
         self.faults.append((path, str(message)))
         if about_key:
-            self._about_keys.add(path)
+            self._key_faults.add(path)
 
     def spoils(self, path: Path) -> bool:
-        """Whether a value is faulty already, so that more about it would only follow from that."""
+        """Whether a value already has a fault, so that further faults would only be consequences."""
         return any(path == faulty for faulty, _ in self.faults)
 
     def located(self, file: str, text: str, document: dict[str, Any]) -> list[Fault]:
-        """The faults for the user, in the order of the text."""
-        from hvbridge.config.positions import Positions  # loads a parser, which a good config never needs
+        """Return the faults with their positions, in the order of the file."""
+        from hvbridge.config.positions import Positions  # loads a parser, which a valid config does not need
 
         positions = Positions(text)
         faults = []
         for path, message in self.faults:
-            line, column = (positions.of_key if path in self._about_keys else positions.of_value)(path)
+            line, column = (positions.of_key if path in self._key_faults else positions.of_value)(path)
             faults.append(Fault(file, line, column, _where(path, document), message))
         return sorted(faults, key=lambda fault: (fault.line, fault.column))
 
@@ -168,14 +168,14 @@ def _label(index: int, document: dict[str, Any]) -> str:
 
 
 def _forwards(document: dict[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The forwards as far as they are tables, with their places in the file."""
+    """Yield the forwards that are tables, with their indices."""
     forwards = document.get("forward")
     if isinstance(forwards, list):
         yield from ((index, table) for index, table in enumerate(forwards) if isinstance(table, dict))
 
 
 def _expanded(path: Path, value: Any, environ: Mapping[str, str], found: _Findings) -> Any:
-    """``value`` with the environment's values for ``${NAME}``, in strings at any depth."""
+    """Return ``value`` with ``${NAME}`` replaced by environment variables, in strings at any depth."""
     if isinstance(value, dict):
         return {key: _expanded((*path, key), item, environ, found) for key, item in value.items()}
     if isinstance(value, list):
@@ -198,8 +198,8 @@ def _expanded(path: Path, value: Any, environ: Mapping[str, str], found: _Findin
     return _VARIABLE.sub(variable, value)
 
 
-def _place_paths(document: dict[str, Any], file: str) -> None:
-    """Take paths from the config's directory, wherever the process was started."""
+def _resolve_paths(document: dict[str, Any], file: str) -> None:
+    """Resolve relative paths against the config's directory, not the current one."""
     for name, key in (("emulator", "dir"), ("admin", "token_file")):
         table = document.get(name)
         if isinstance(table, dict) and isinstance(table.get(key), str) and table[key]:
@@ -207,7 +207,7 @@ def _place_paths(document: dict[str, Any], file: str) -> None:
 
 
 def _inherit_defaults(document: dict[str, Any]) -> set[Path]:
-    """Give each forward what [defaults] says and it does not; return the paths that were filled in."""
+    """Fill in each forward's missing settings from [defaults]; return their paths."""
     defaults = document.get("defaults")
     if not isinstance(defaults, dict):
         return set()
@@ -223,19 +223,19 @@ def _machine(document: dict[str, Any], machine_of: Callable[[EmulatorSettings | 
     table = document.get("emulator")
     try:
         return machine_of(None if table is None else EmulatorSettings.model_validate(table))
-    except ValidationError:  # is told in its place; what this machine can do shows once it is mended
-        return Machine(_Unreadable())
+    except ValidationError:  # reported elsewhere; until it is fixed, the machine is unknown
+        return Machine(_UnknownServices())
 
 
-class _Unreadable:
-    """Stands for the names of a machine that cannot be told, because [emulator] is faulty."""
+class _UnknownServices:
+    """The service names of a machine that is unknown, because [emulator] has faults."""
 
     def services(self) -> list[Service]:
         raise RegistrationError("[emulator] has faults")
 
 
 def _read_endpoints(document: dict[str, Any], services: ServiceNames | None, found: _Findings) -> None:
-    """Put endpoints in the places of their texts, as far as those are endpoints."""
+    """Replace strings by the endpoints that they describe, where they are valid."""
     for index, table in _forwards(document):
         for key in ("listen", "connect"):
             path, text = ("forward", index, key), table.get(key)
@@ -253,8 +253,8 @@ def _validated(document: dict[str, Any], inherited: set[Path], found: _Findings)
         for error in invalid.errors(include_url=False):
             path = error["loc"]
             if error["type"] == "too_short" and error["input"]:
-                continue  # pydantic counts the faultless forwards only
-            if path not in inherited and not found.spoils(path):  # else it is told where it stands
+                continue  # pydantic counts only the valid forwards
+            if path not in inherited and not found.spoils(path):  # else it is reported under [defaults]
                 found.add(path, of_shape(error), about_key=is_unknown_key(error))
     return None
 
@@ -277,7 +277,7 @@ def _check_allow(index: int, table: dict[str, Any], listen: Endpoint, found: _Fi
             continue
         try:
             source = parse_source(item) if isinstance(item, str) else item
-        except ValueError:  # told already, where it stands
+        except ValueError:  # already reported
             continue
         if fault := placement.source_fault(listen, source):
             found.add(path, fault)

@@ -1,4 +1,4 @@
-"""How the values of a config are written that TOML has no type for: durations, sizes, endpoints, sources."""
+"""Notations for config values without a TOML type: durations, sizes, endpoints, sources."""
 
 import uuid
 from collections.abc import Callable
@@ -34,9 +34,9 @@ _LARGEST_BUFFER = 1 << 30  # systems double the value, in an int
 
 @dataclass(frozen=True, eq=False)
 class Notation:
-    """How a value that TOML has no type for is written: read by ``parse``, printed by ``show``.
+    """The notation of a value without a TOML type: ``parse`` reads it, ``show`` prints it.
 
-    ``parse`` raises ValueError with "what is wrong; what to write", for a value of any type.
+    ``parse`` accepts a value of any type, and raises ValueError with "what is wrong; what to write".
     """
 
     name: str
@@ -45,7 +45,7 @@ class Notation:
     schema: dict[str, Any]
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Validate by ``parse``, and print by ``show`` in JSON."""
+        """Validate with ``parse``, and serialize to JSON with ``show``."""
         return core_schema.no_info_plain_validator_function(
             self.parse,
             serialization=core_schema.plain_serializer_function_ser_schema(self.show, when_used="json"),
@@ -54,7 +54,7 @@ class Notation:
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        """Describe the notation itself, not the Python value."""
+        """Describe the notation, not the Python value."""
         return dict(self.schema)
 
 
@@ -92,7 +92,7 @@ def _buffer(value: object) -> int | None:
 
 
 def _endpoint(value: object) -> Endpoint:
-    if isinstance(value, Endpoint):  # the loader has read it, with the machine's names of services
+    if isinstance(value, Endpoint):  # already parsed by the loader, with the machine's service names
         return value
     if not isinstance(value, str):
         raise ValueError(

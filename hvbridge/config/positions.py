@@ -1,7 +1,6 @@
-"""Where keys and values stand in a TOML text.
+"""Finds the line and column of keys and values in a TOML text, which tomli does not report.
 
-Owns: the way from the path of a value to its line and column, which tomli does not tell.
-Refuses: judging the text; it is TOML that tomli has accepted. Loaded only once there is a fault to show.
+The text must be TOML that tomli has accepted. This module is loaded only if there is a fault to report.
 """
 
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ class Positions:
         self._keys: dict[Path, int] = {}
         self._values: dict[Path, int] = {}
         self._lengths: dict[Path, int] = {}
-        """How many elements an array of tables has so far: where a header under it belongs."""
+        """The number of elements in each array of tables so far, to place the headers below it."""
         parser = tree_sitter.Parser(tree_sitter.Language(tree_sitter_toml.language()))
         base: Path = ()
         for node in parser.parse(self._text).root_node.named_children:
@@ -36,11 +35,11 @@ class Positions:
                         self._pair(base, child)
 
     def of_value(self, path: Path) -> tuple[int, int]:
-        """The position of the value at ``path``; of the nearest table around it when there is none."""
+        """The position of the value at ``path``; if there is none, of the nearest enclosing table."""
         return self._nearest(self._values, path)
 
     def of_key(self, path: Path) -> tuple[int, int]:
-        """The position of the key at ``path``; of the nearest table around it when there is none."""
+        """The position of the key at ``path``; if there is none, of the nearest enclosing table."""
         return self._nearest(self._keys, path)
 
     def _nearest(self, offsets: dict[Path, int], path: Path) -> tuple[int, int]:
@@ -55,13 +54,13 @@ class Positions:
         path: Path = ()
         for name in names[:-1]:
             path = self._last(*path, name)
-            self._note(path, node, node)
+            self._record(path, node, node)
         path = (*path, names[-1])
         if node.type == "table_array_element":
-            self._note(path, node, node)
+            self._record(path, node, node)
             self._lengths[path] = self._lengths.get(path, 0) + 1
         path = self._last(*path)
-        self._note(path, node, node)
+        self._record(path, node, node)
         return path
 
     def _last(self, *path: str | int) -> Path:
@@ -73,9 +72,9 @@ class Positions:
         *outer, last = _names(node)
         for name in outer:
             path = (*path, name)
-            self._note(path, node, node)
+            self._record(path, node, node)
         path = (*path, last)
-        self._note(path, node, value)
+        self._record(path, node, value)
         self._value(path, value)
 
     def _value(self, path: Path, node: tree_sitter.Node) -> None:
@@ -85,11 +84,11 @@ class Positions:
                     self._pair(path, child)
         elif node.type == "array":
             for index, child in enumerate(_without_comments(node)):
-                self._note((*path, index), child, child)
+                self._record((*path, index), child, child)
                 self._value((*path, index), child)
 
-    def _note(self, path: Path, key: tree_sitter.Node, value: tree_sitter.Node) -> None:
-        """Keep the first position of a path: a dotted key or a header may come back to it."""
+    def _record(self, path: Path, key: tree_sitter.Node, value: tree_sitter.Node) -> None:
+        """Record the first position of a path; dotted keys and headers may mention it again."""
         self._keys.setdefault(path, key.start_byte)
         self._values.setdefault(path, value.start_byte)
 
@@ -99,7 +98,7 @@ def _without_comments(node: tree_sitter.Node) -> list[tree_sitter.Node]:
 
 
 def _names(node: tree_sitter.Node) -> Iterator[str]:
-    """The names in the key of a pair or of a header, without their quotes and escapes."""
+    """Yield the names in the key of a pair or header, unquoted and unescaped."""
     for child in node.named_children:
         if child.type == "dotted_key":
             yield from _names(child)

@@ -1,7 +1,4 @@
-"""What is generated from the models: the JSON Schema for editors, and the reference page.
-
-Owns: their form. Refuses: any fact about a setting; those stand in the models.
-"""
+"""Generates the JSON Schema and the reference page from the models."""
 
 import json
 from typing import Annotated, Any, Literal, get_args, get_origin

@@ -1,1 +1,1 @@
-"""hvbridge under a service manager: systemd's notifications, and the Windows service."""
+"""Service managers: notifications to systemd, and the Windows service."""

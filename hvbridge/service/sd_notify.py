@@ -1,7 +1,7 @@
-"""Tells systemd how the service fares: sd_notify(3) and sd_watchdog_enabled(3). Does nothing without systemd.
+"""Notifies systemd of the service's state: sd_notify(3) and sd_watchdog_enabled(3). Does nothing without systemd.
 
-No library fits: systemd-watchdog knows neither reload nor stop and may block the event loop, sdnotify has rested since
-2017, and systemd-python and cysystemd bind the C library for what is a few lines of text.
+No library fits: systemd-watchdog has neither reload nor stop and may block the event loop, sdnotify has been
+unmaintained since 2017, and systemd-python and cysystemd bind the C library for a few lines of text.
 """
 
 import os
@@ -12,14 +12,14 @@ from collections.abc import Callable, Mapping
 
 import trio
 
-_PATIENCE = 1.0
-"""Seconds to wait for room in systemd's queue, in which the whole process waits; it is full for moments only."""
+_SEND_TIMEOUT = 1.0
+"""Seconds to wait for space in systemd's queue. This blocks the whole process, but the queue is rarely full."""
 
 
 class Notifier:
-    """Tells systemd how the service fares. No method raises; without NOTIFY_SOCKET in ``environ`` none does anything.
+    """Sends notifications to systemd. No method raises; without NOTIFY_SOCKET in ``environ``, none does anything.
 
-    ``on_failure`` is called with the error when systemd cannot be told something.
+    ``on_failure`` is called with the error if a notification fails.
     """
 
     def __init__(
@@ -33,24 +33,24 @@ class Notifier:
         self._send("READY=1")
 
     def reloading(self) -> None:
-        """The config is being read again; `reloaded` must follow, whether or not anything was changed."""
-        # The time tells systemd which of its requests this answers (Type=notify-reload).
+        """A reload has started; `reloaded` must follow, whether or not anything changes."""
+        # The time identifies the request that this answers (Type=notify-reload).
         self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def reloaded(self) -> None:
-        """The config has been read again."""
+        """The reload has finished."""
         self._send("READY=1")
 
     def stopping(self) -> None:
-        """The service has begun to end."""
+        """The shutdown has started."""
         self._send("STOPPING=1")
 
     def status(self, text: str) -> None:
         """Show ``text`` in `systemctl status`."""
-        self._send(f"STATUS={' '.join(text.split())}")  # a line is an assignment
+        self._send(f"STATUS={' '.join(text.split())}")  # each line is one assignment
 
     def alive(self) -> None:
-        """The event loop runs: see `watch`."""
+        """The event loop is running: see `watch`."""
         self._send("WATCHDOG=1")
 
     def _send(self, message: str) -> None:
@@ -61,7 +61,7 @@ class Notifier:
             address = b"\0" + address[1:]
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-                sock.settimeout(_PATIENCE)
+                sock.settimeout(_SEND_TIMEOUT)
                 sock.connect(address)
                 sock.sendall(message.encode("utf-8", "replace"))
         except OSError as error:
@@ -69,7 +69,7 @@ class Notifier:
 
 
 def watchdog_seconds(environ: Mapping[str, str] = os.environ) -> float | None:
-    """Seconds of silence after which systemd ends this process; None where it does not watch (no WatchdogSec=)."""
+    """The watchdog timeout in seconds; None if systemd does not watch this process (no WatchdogSec=)."""
     if environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None
     microseconds = environ.get("WATCHDOG_USEC", "")
@@ -77,9 +77,9 @@ def watchdog_seconds(environ: Mapping[str, str] = os.environ) -> float | None:
 
 
 async def watch(notifier: Notifier, seconds: float | None) -> None:
-    """Tell systemd twice in ``seconds`` that the event loop runs, until cancelled; return at once without it.
+    """Notify systemd twice per ``seconds`` that the event loop is running, until cancelled; return at once if None.
 
-    It is a task like any other, so that a loop that hangs is silent.
+    This is an ordinary task, so it stops if the event loop hangs.
     """
     while seconds is not None:
         notifier.alive()

@@ -1,7 +1,4 @@
-"""What a transport is: one way to reach the endpoints of one kind.
-
-Owns: the interface. Refuses: everything else; the modules beside this one implement it.
-"""
+"""The interface of a transport, which dials and listens on endpoints of one kind."""
 
 from typing import Any, Literal, Protocol
 
@@ -11,17 +8,17 @@ from hvbridge.transport.options import DialOptions, ListenOptions
 from hvbridge.transport.stream import SocketStream
 
 Role = Literal["listen", "connect"]
-"""What a forward wants of an endpoint."""
+"""How a forward uses an endpoint."""
 
 
 class Transport(Protocol):
     """Dials and listens on endpoints of one kind."""
 
     async def dial(self, endpoint: Any, options: DialOptions) -> SocketStream:
-        """Connect, without a deadline of its own. Raises `DialError`."""
+        """Connect; the caller sets the deadline. Raises `DialError`."""
 
     async def listen(self, endpoint: Any, options: ListenOptions) -> list[Listener]:
         """Bind and listen. Raises `ListenError`."""
 
     def fault(self, endpoint: Any, role: Role) -> Problem | None:
-        """Say why ``endpoint`` cannot be used in ``role`` here, and what to write instead."""
+        """Return why ``endpoint`` cannot be used in ``role`` here, and what to write instead; None if it can."""

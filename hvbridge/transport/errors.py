@@ -1,7 +1,6 @@
-"""Why a dial or a listen failed, in words for a user.
+"""Errors of dials and listeners: the causes, the error numbers that map to them, and advice for each.
 
-Owns: the causes, the table from the systems' error numbers to them, and one sentence of advice for each.
-Refuses: raising system calls; retry decisions (a caller decides by `Cause`).
+Callers decide by `Cause` whether to retry.
 """
 
 import errno
@@ -21,7 +20,7 @@ from hvbridge.text import Problem
 
 
 class Cause(StrEnum):
-    """The few reasons that matter to a user; the value is the text that a message shows."""
+    """Why a dial or a listen failed; the value is the text in messages."""
 
     NOT_RUNNING = "the VM is not running"
     VM_NOT_STARTED = "the VM could not be started"
@@ -44,7 +43,7 @@ class Cause(StrEnum):
     UNKNOWN = "the system call failed"
 
 
-# Winsock's numbers stand beside errno's: CPython maps only some of them, and trio reports SO_ERROR as it is.
+# Winsock numbers besides errno: CPython maps only some of them, and trio reports SO_ERROR unchanged.
 _WSA = {
     10013: Cause.NOT_PERMITTED,  # WSAEACCES
     10024: Cause.OUT_OF_DESCRIPTORS,  # WSAEMFILE
@@ -75,12 +74,12 @@ _ERRNO = {
     errno.EAFNOSUPPORT: Cause.UNAVAILABLE,
     errno.ENODEV: Cause.UNAVAILABLE,  # vsock: no transport carries that CID
 }
-# Where a family gives a number a meaning of its own.
+# Numbers with a special meaning in one family.
 _HYPERV_DIAL = {
     10049: Cause.NOT_RUNNING,  # openvmm: the VM is off, or not up yet
     10050: Cause.NOT_RUNNING,  # while a VM reboots
     10051: Cause.NOT_RUNNING,
-    10060: Cause.NOBODY_LISTENING,  # a Linux guest stays silent
+    10060: Cause.NOBODY_LISTENING,  # a Linux guest does not respond
     10061: Cause.REFUSED,  # a Windows guest, or loopback
     errno.EADDRNOTAVAIL: Cause.NOT_RUNNING,
     errno.ENETUNREACH: Cause.NOT_RUNNING,
@@ -160,7 +159,7 @@ _ADVICE_ANY = {
 
 
 class TransportError(Exception):
-    """A dial or a listen failed. ``str()`` is a whole message: operation, endpoint, cause, error, advice."""
+    """A dial or a listen failed. ``str()`` is a complete message: operation, endpoint, cause, error, advice."""
 
     operation: str
     advice_table: dict[type[Endpoint], dict[Cause, str]]
@@ -178,7 +177,7 @@ class TransportError(Exception):
         self.cause = cause
         self.error = error
         self.problem = problem
-        """What is known beside the cause and the system's error, with its own advice."""
+        """Further details, with their own advice."""
         kind = HypervEndpoint if isinstance(endpoint, NamedHypervEndpoint) else type(endpoint)
         self.advice = (
             advice
@@ -190,7 +189,7 @@ class TransportError(Exception):
 
     @property
     def why(self) -> str:
-        """The cause, with the detail, and the system's own number and words where there was an error."""
+        """The cause with its details, and the system's error number and text if there is one."""
         why = f"{self.cause}: {self.problem.what}" if self.problem else str(self.cause)
         return why if self.error is None else f"{why} ({error_text(self.error)})"
 
@@ -214,16 +213,16 @@ class ListenError(TransportError):
 
 
 def error_number(error: OSError) -> int:
-    """The most telling number of ``error``: Winsock's where there is one, else errno, else 0.
+    """Return the Winsock number of ``error`` if it has one, else errno, else 0.
 
-    CPython maps a few Winsock errors (10013 becomes errno 13), while trio reports SO_ERROR with errno
-    10013 and no winerror: both forms must be taken.
+    CPython maps a few Winsock errors (10013 becomes errno 13), but trio reports SO_ERROR as errno 10013 without a
+    winerror: both forms occur.
     """
     return getattr(error, "winerror", None) or error.errno or 0
 
 
 def error_text(error: OSError) -> str:
-    """The error as its system writes it: ``WinError 10049`` or ``errno 111: Connection refused``."""
+    """Return the error in the notation of its system: ``WinError 10049`` or ``errno 111: Connection refused``."""
     number = error_number(error)
     if number >= 10000:
         return f"WinError {number}"

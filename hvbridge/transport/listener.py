@@ -1,4 +1,4 @@
-"""Listeners over sockets of every family, and which errors of an accept are a peer's business."""
+"""Listeners over sockets of every family, and the classification of accept errors."""
 
 import errno
 import os
@@ -11,9 +11,9 @@ import trio
 from hvbridge.transport.options import ListenOptions
 from hvbridge.transport.stream import SocketStream
 
-# accept() reports these for a connection that was gone, or forbidden, before it was taken; the next may be
-# fine. Resource exhaustion (EMFILE, ENOBUFS …) is not among them: the accept loop waits for that to pass.
-_PEERS_BUSINESS = frozenset(
+# Errors of accept() for a connection that was closed or forbidden before it was accepted; the next may succeed.
+# Resource exhaustion (EMFILE, ENOBUFS …) is not among them: the accept loop waits until it passes.
+_PEER_ERRORS = frozenset(
     {errno.EPERM, errno.ECONNABORTED, errno.EPROTO, errno.ENETDOWN, errno.EHOSTDOWN, errno.EHOSTUNREACH}
     | {errno.ENETUNREACH, errno.ENOPROTOOPT, errno.EOPNOTSUPP, errno.ECONNRESET, errno.ETIMEDOUT}
     | {getattr(errno, "ENONET", errno.EPERM)}
@@ -22,29 +22,29 @@ _PEERS_BUSINESS = frozenset(
 
 
 AnySocket = socket.socket | trio.socket.SocketType
-"""A non-blocking socket, or trio's around one; both take the same calls that do not wait."""
+"""A non-blocking socket, or a trio socket; both have the same non-blocking calls."""
 
 
 class Listener(trio.abc.Listener[SocketStream]):
-    """Listens on what ``where`` says. Whoever holds it closes it.
+    """Listens on the address ``where``. The owner closes it.
 
-    Every method raises `trio.ClosedResourceError` once closed, and OSError when the machine is out of something; a
-    peer's failure is passed over.
+    Every method raises `trio.ClosedResourceError` once closed, and OSError if the machine has run out of a resource;
+    failures of a peer are skipped.
     """
 
     where: str
 
     @abstractmethod
     async def wait_acceptable(self) -> None:
-        """Wait until `accept_nowait` may have something to give."""
+        """Wait until `accept_nowait` may return a connection."""
 
     @abstractmethod
     def accept_nowait(self, at_most: int) -> list[SocketStream]:
-        """Accept what is waiting, which may be nothing; the caller closes the streams."""
+        """Accept waiting connections, possibly none; the caller closes the streams."""
 
     @abstractmethod
     def close(self) -> None:
-        """`aclose` without a checkpoint. Closing what is closed already does nothing."""
+        """`aclose` without a checkpoint. Does nothing if already closed."""
 
     async def accept(self) -> SocketStream:
         """Wait for a connection and return its stream, which the caller closes."""
@@ -54,16 +54,16 @@ class Listener(trio.abc.Listener[SocketStream]):
                 return stream
 
     async def aclose(self) -> None:
-        """Stop listening; connections that the kernel held in the backlog are reset by it."""
+        """Stop listening; the kernel resets the connections in its backlog."""
         self.close()
         await trio.lowlevel.checkpoint()
 
 
 class SocketListener(Listener):
-    """A bound, listening socket, which is closed with it.
+    """Owns a bound, listening socket.
 
-    ``plain`` is the stdlib socket below ``sock``, from which connections are accepted several at a time; without
-    it (a socket of a custom factory) they are accepted one by one.
+    ``plain`` is the stdlib socket of ``sock``, from which connections are accepted in batches; without it (a socket
+    from a custom factory), they are accepted one by one.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class SocketListener(Listener):
         self._on_close = on_close
         self._plain = plain
         if plain is not None:
-            # What socket.accept does, but for making enums of these numbers for each connection, which takes as long.
+            # As socket.accept, but without converting these numbers to enums for each connection, which takes as long.
             self._kind = int(plain.family), int(plain.type), plain.proto
             self._accept: Callable[[], tuple[int, object]] = plain._accept  # type: ignore[attr-defined]
         self._waiting: SocketStream | None = None
@@ -111,9 +111,9 @@ class SocketListener(Listener):
             except OSError as error:
                 if self._closed:
                     raise trio.ClosedResourceError from None
-                if error.errno in _PEERS_BUSINESS:
+                if error.errno in _PEER_ERRORS:
                     continue
-                if streams:  # the next call will meet the error again
+                if streams:  # the next call will raise the error again
                     break
                 raise
             sock = socket.socket(family, kind, protocol, descriptor)
@@ -128,7 +128,7 @@ class SocketListener(Listener):
             except OSError as error:
                 if self._closed:
                     raise trio.ClosedResourceError from None
-                if error.errno in _PEERS_BUSINESS:
+                if error.errno in _PEER_ERRORS:
                     continue
                 raise
             return self._wrap(sock, address)
@@ -146,9 +146,9 @@ class SocketListener(Listener):
 
 
 async def connect(sock: socket.socket, address: tuple[str | int, int]) -> None:
-    """Connect ``sock``, which becomes non-blocking, to an address that needs no look-up. Raises OSError.
+    """Make ``sock`` non-blocking and connect it to an address that needs no lookup. Raises OSError.
 
-    The caller closes the socket, also after an error. trio's own connect first sees whether the address is a name,
+    The caller closes the socket, also after an error. trio's own connect first checks whether the address is a name,
     which takes longer than all of this.
     """
     sock.setblocking(False)
@@ -162,9 +162,9 @@ async def connect(sock: socket.socket, address: tuple[str | int, int]) -> None:
 
 
 def set_buffers(sock: AnySocket, options: ListenOptions) -> None:
-    """Set the buffers of ``sock``, which must come before listen() to reach accepted sockets.
+    """Set the buffers of ``sock``; call this before listen(), so that accepted sockets inherit them.
 
-    hv_sock sizes its rings by the listener's buffers, and TCP its window scale.
+    hv_sock derives the size of its rings from the listener's buffers, and TCP its window scale.
     """
     if options.buffer is not None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, options.buffer)

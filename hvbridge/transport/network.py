@@ -1,7 +1,6 @@
-"""The one place that knows what this machine is, and so which transport serves an endpoint.
+"""Chooses the transport for each endpoint, by platform, and sets the deadline of every dial.
 
-Owns: the platform choice, and the deadline of every dial. Refuses: the config (it is given the emulator's
-settings only) and retrying.
+This is the only place that chooses by platform.
 """
 
 import socket
@@ -43,9 +42,9 @@ _TO_EMULATE = (
 
 
 class Network:
-    """Dials and listens on endpoints of every scheme, on the machine as it is or as it is emulated.
+    """Dials and listens on endpoints of every scheme, on the real machine or an emulated one.
 
-    ``vms`` is the directory of this host's VMs, and ``services`` the registry of its services; None on what is no host.
+    ``vms`` is the directory of this host's VMs, and ``services`` its service registry; None unless it is a host.
     """
 
     def __init__(
@@ -77,15 +76,15 @@ class Network:
         """
         with trio.move_on_after(options.timeout):
             return await self._transports[type(endpoint)].dial(endpoint, options)
-        # A Hyper-V guest, or a vsock peer, that has no listener stays silent.
+        # A Hyper-V guest or vsock peer without a listener does not respond.
         silent = isinstance(endpoint, HypervEndpoint | NamedHypervEndpoint | VsockEndpoint)
         raise DialError(endpoint, Cause.NOBODY_LISTENING if silent else Cause.TIMED_OUT)
 
     def connector_nowait(self, endpoint: Endpoint, options: DialOptions) -> Callable[[], SocketStream | None]:
-        """Return what connects and returns the stream, which the caller closes; None where that must wait.
+        """Return a function that connects and returns the stream, which the caller closes, or None if it would block.
 
-        On this machine a connect need not wait, and so needs no deadline, which costs more than the rest. It raises
-        `DialError`.
+        Connecting within this machine rarely blocks, so it can skip the deadline, which costs more than the rest. The
+        function raises `DialError`.
         """
         connect_nowait = self._connect_nowait.get(type(endpoint), _never)
         return partial(connect_nowait, endpoint, options)
@@ -128,13 +127,13 @@ class _Unavailable:
 
 
 def native_network() -> Network:
-    """The network of this machine as it is: Windows, a Linux guest of Hyper-V, or neither."""
+    """Return the network of the real machine: Windows, a Linux guest of Hyper-V, or neither."""
     return Network(_native_hyperv(), _native_vms(), _native_services())
 
 
 def emulated_network(directory: Path, partition: UUID, *, enforce_registration: bool) -> Network:
-    """A network whose hyperv endpoints meet other processes in ``directory``."""
-    # Imported here, for a machine with Hyper-V has no use for them.
+    """Return a network whose hyperv endpoints lead to other processes that use ``directory``."""
+    # Imported here, because a machine with Hyper-V does not need them.
     from hvbridge.transport.emulator.services import EmulatorRegistry
     from hvbridge.transport.emulator.transport import EmulatorTransport
     from hvbridge.transport.emulator.vms import EmulatorDirectory
@@ -150,7 +149,7 @@ def emulated_network(directory: Path, partition: UUID, *, enforce_registration: 
 
 
 def network_from_environment(environ: Mapping[str, str]) -> Network:
-    """Return the emulator that HVBRIDGE_EMULATOR and HVBRIDGE_PARTITION name, else this machine as it is.
+    """Return the emulated network of HVBRIDGE_EMULATOR and HVBRIDGE_PARTITION, else that of the real machine.
 
     Raises ValueError for a partition that is neither ``host`` nor a GUID.
     """

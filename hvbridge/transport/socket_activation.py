@@ -1,7 +1,7 @@
-"""Socket activation: listeners on sockets that systemd has bound and passed on (sd_listen_fds(3)).
+"""Socket activation: listeners on sockets that systemd has bound and passed (sd_listen_fds(3)).
 
-What is accepted is a stream of the socket's own family. Refuses to close or change what systemd set up: who may
-connect, backlog, buffers and the modes of socket files are its configuration's business.
+Accepted connections are streams of the socket's own family. Access, backlog, buffers and the modes of socket files are
+set in systemd's configuration, and are never changed here.
 """
 
 import errno
@@ -22,26 +22,26 @@ from hvbridge.transport.listener import AnySocket, Listener, SocketListener
 from hvbridge.transport.options import DialOptions, ListenOptions
 from hvbridge.transport.stream import SocketStream
 
-assert sys.platform == "linux", "systemd is there only"
+assert sys.platform == "linux", "systemd exists only there"
 
 _FIRST_DESCRIPTOR = 3
 """SD_LISTEN_FDS_START of systemd/sd-daemon.h."""
 
 _UNNAMED = "unknown"
-"""What sd_listen_fds_with_names(3) calls a socket to which no name was passed."""
+"""The name that sd_listen_fds_with_names(3) gives to a socket without one."""
 
 
 Sockets = Mapping[str, list[socket.socket]]
 
 
 class SystemdTransport:
-    """Listens on the sockets that ``inherited`` returns, by their names; they are left open."""
+    """Listens on the sockets that ``inherited`` returns, by name; never closes them."""
 
     def __init__(self, inherited: Callable[[], Sockets]) -> None:
         self._inherited = inherited
 
     async def dial(self, endpoint: SystemdEndpoint, options: DialOptions) -> SocketStream:
-        """Raise `DialError`: nothing can be reached by such an endpoint."""
+        """Raise `DialError`: these endpoints are only for listening."""
         raise DialError(endpoint, Cause.UNAVAILABLE, advice="write the address of the service")
 
     async def listen(self, endpoint: SystemdEndpoint, options: ListenOptions) -> list[Listener]:
@@ -59,13 +59,13 @@ class SystemdTransport:
         return listeners
 
     def fault(self, endpoint: SystemdEndpoint, role: str) -> Problem | None:
-        """Return None: which sockets there will be, only the process that systemd starts knows."""
+        """Return None: the sockets are known only in the process that systemd starts."""
         return None
 
 
 def _advice(name: str, inherited: Sockets) -> str:
     if not inherited:
-        return ""  # the one of the table
+        return ""  # use the default advice
     names = " and ".join(quote(other) for other in sorted(inherited))
     return (
         f"it passed {names}; set FileDescriptorName={name} in the .socket unit, or use a name that it passed"
@@ -73,8 +73,7 @@ def _advice(name: str, inherited: Sockets) -> str:
 
 
 def _listener(inherited: socket.socket, options: ListenOptions) -> Listener:
-    # A duplicate, so that a config that is read again can drop the name and take it up later: systemd passes its
-    # sockets once.
+    # A duplicate, so that a reload can drop the name and use it again later: systemd passes its sockets only once.
     plain = inherited.dup()
     try:
         where, wrap = _family(plain, options)
@@ -87,14 +86,14 @@ def _listener(inherited: socket.socket, options: ListenOptions) -> Listener:
 def _family(
     sock: socket.socket, options: ListenOptions
 ) -> tuple[str, Callable[[AnySocket, object], SocketStream]]:
-    """What a socket listens on, and what makes a stream of that family. Raises OSError."""
+    """Return the address of a socket, and the function that wraps an accepted socket. Raises OSError."""
     address = sock.getsockname()
     match sock.family:
         case socket.AF_INET | socket.AF_INET6:
             tcp.set_options(sock, options.tcp_keepalive)  # accepted sockets inherit them
             return f"tcp://{tcp.address_text(address)}", tcp.accepted
         case socket.AF_UNIX:
-            # Abstract names come as bytes, with a zero byte where systemd writes an @.
+            # Abstract names are bytes that begin with NUL, which systemd writes as @.
             path = address if isinstance(address, str) else "@" + address[1:].decode("utf-8", "replace")
             return f"unix://{path}", partial(unix.accepted, f"unix://{path}")
         case constants.AF_VSOCK:
@@ -105,8 +104,8 @@ def _family(
 def systemd_sockets(environ: MutableMapping[str, str] = os.environ) -> dict[str, list[socket.socket]]:
     """Take over the listening stream sockets that systemd passed to this process, by their FileDescriptorName=.
 
-    The caller closes them. Other descriptors are left alone, but kept from child processes as these are. The variables
-    are unset, so that no child takes the descriptors for its own, and a second call finds nothing.
+    The caller closes them. Other descriptors stay open; like these, they are made non-inheritable. The variables are
+    unset, so that child processes do not use the descriptors; a second call returns nothing.
     """
     pid, count, names = (environ.pop(f"LISTEN_{name}", "") for name in ("PID", "FDS", "FDNAMES"))
     if pid != str(os.getpid()) or not _is_decimal(count):
@@ -117,7 +116,7 @@ def systemd_sockets(environ: MutableMapping[str, str] = os.environ) -> dict[str,
         try:
             os.set_inheritable(_FIRST_DESCRIPTOR + index, False)
             sock = socket.socket(fileno=_FIRST_DESCRIPTOR + index)
-        except OSError:  # none is open there, or it is a FIFO or a file
+        except OSError:  # not open, or a FIFO or a file
             continue
         if _listens(sock):
             sockets.setdefault(of_each[index] if index < len(of_each) else _UNNAMED, []).append(sock)
@@ -128,7 +127,7 @@ def systemd_sockets(environ: MutableMapping[str, str] = os.environ) -> dict[str,
 
 @cache
 def inherited_sockets() -> Mapping[str, list[socket.socket]]:
-    """`systemd_sockets` of this process, taken once and open for as long as it lives."""
+    """Return `systemd_sockets` of this process; taken once, and open until it exits."""
     return systemd_sockets()
 
 

@@ -1,8 +1,8 @@
-"""The byte stream that is spliced: half-closeable, and able to end with a reset. And its form over a socket.
+"""The byte streams that are spliced: half-closeable, and able to end with a reset; and their socket implementation.
 
-Socket options are set by whoever makes the socket: once, on the listener, from which accepted sockets inherit them.
-OS errors leave as trio's stream errors with the OSError as ``__cause__``, so that the splice can tell a reset from
-another failure.
+Socket options are set when a socket is created: once, on the listener, from which accepted sockets inherit them.
+OS errors become trio's stream errors with the OSError as ``__cause__``, so that the splice can distinguish a reset
+from other failures.
 """
 
 import errno
@@ -21,24 +21,24 @@ _LINGER_RESET = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 """SO_LINGER on, with zero seconds: close() sends a reset. ``struct linger`` is two u_short on Windows."""
 
 _RECEIVE_SIZE = 64 * 1024
-"""Bytes that `SocketStream.receive_some` asks for unless told: what trio's own stream asks for."""
+"""Default size of `SocketStream.receive_some`, in bytes; the same as trio's own stream."""
 
 _CLOSED = frozenset({errno.EBADF, errno.ENOTSOCK})
-"""What a call on a socket that we closed fails with: POSIX, Windows."""
+"""Errors of a call on a socket that this process has closed: POSIX, Windows."""
 
 
 HANDSHAKE_TIMEOUT = 10.0
-"""Seconds for a client to say who it is, where its transport asks; it does so at once or never."""
+"""Seconds for a client to identify itself, if its transport requires it; a client does so at once or never."""
 
 
 class HandshakeError(Exception):
-    """A client did not say who it is in the way its transport demands; the message says what it did."""
+    """A client did not identify itself as its transport requires; the message says what it did instead."""
 
 
 class Stream(trio.abc.HalfCloseableStream):
-    """A half-closeable stream that can also be cut.
+    """A half-closeable stream that can also be reset.
 
-    Whoever holds it closes it: by `aclose` after both directions ended, by `abort` otherwise.
+    The owner closes it: with `aclose` after both directions have ended, otherwise with `abort`.
     Errors are trio's: `trio.BrokenResourceError` (its ``__cause__`` is the OSError),
     `trio.ClosedResourceError`, `trio.BusyResourceError`.
     """
@@ -51,46 +51,43 @@ class Stream(trio.abc.HalfCloseableStream):
 
     @abstractmethod
     def abort(self) -> None:
-        """Close at once, so that the peer sees a reset wherever the socket family can tell of one.
-
-        Closing what is closed already does nothing.
-        """
+        """Close at once, with a reset if the socket family has one. Does nothing if already closed."""
 
     async def wait_receive_might_not_block(self) -> None:
-        """Wait until `receive_into` might return at once, so that an idle reader needs no buffer."""
+        """Wait until `receive_into` might not block, so that an idle reader needs no buffer."""
 
 
 class SocketStream(Stream):
-    """A `Stream` over a connected socket, a non-blocking one or trio's. Closing the stream closes the socket.
+    """A `Stream` over a connected socket, either non-blocking or trio's. Closing the stream closes the socket.
 
-    Making one makes no system call, and trio's socket only where it is used: two are made for each connection.
+    Creating one makes no system call, and creates a trio socket only when needed: each connection has two streams.
     """
 
     __slots__ = ("_closed", "_sending", "_shut", "_trio_socket", "client_id", "peer", "plain", "vm_id")
 
     splices_plainly = True
-    """Whether splice(2) is worth it in this family, and a short read has taken all that there was.
+    """Whether splice(2) pays off in this family, and a short read implies EAGAIN.
 
-    Not so AF_VSOCK: hv_sock gives out one packet a read, and moves bytes only by copying.
+    False for AF_VSOCK: hv_sock returns one packet per read, and can only copy.
     """
 
     close_ends_data = True
-    """Whether closing alone tells the peer that all data has been sent, as `shut_down_writing` does."""
+    """Whether close alone signals a clean end of data to the peer, as `shut_down_writing` does."""
 
     def __init__(self, sock: socket.socket | trio.socket.SocketType) -> None:
         self.plain: socket.socket | None = None
-        """The non-blocking socket; None for a trio socket, which may be of a custom factory's make."""
+        """The non-blocking socket; None for a trio socket, which may come from a custom factory."""
         self._trio_socket: trio.socket.SocketType | None = None
         if isinstance(sock, socket.socket):
             self.plain = sock
         else:
             self._trio_socket = sock
         self.peer = ""
-        """Who is at the other end, in words, as far as the transport tells."""
+        """The peer, for messages, as far as the transport reports it."""
         self.client_id: ClientId = None
-        """The same, for an `AccessList`."""
+        """The identity of the peer, for an `AccessList`."""
         self.vm_id: UUID | None = None
-        """The VM that was dialled; None for all other streams."""
+        """The VM that was dialled; None for other streams."""
         self._sending = False
         self._shut = False
         self._closed = False
@@ -103,36 +100,35 @@ class SocketStream(Stream):
             self._trio_socket = trio.socket.from_stdlib_socket(self.plain)
         return self._trio_socket
 
-    # What a socket family may do otherwise.
+    # What a socket family may override.
 
     async def do_handshake(self) -> None:
-        """Exchange what must pass before the connection's own bytes; to be awaited once, before them.
+        """Perform the transport's handshake; to be awaited once, before any other data.
 
-        Waits only where the peer has not sent its part yet. Raises `HandshakeError`, and nothing else for what a peer
-        may do.
+        Waits only if the peer has not sent its part yet. Whatever the peer does, raises only `HandshakeError`.
         """
 
     def read_ended(self) -> None:
-        """Judge a read of 0 bytes: return when the peer ended its data cleanly, raise OSError when not.
+        """Called after a read of 0 bytes: return if the peer ended its data cleanly, else raise OSError.
 
-        A family whose sockets cannot tell a reset from an end overrides this.
+        Overridden by families whose sockets cannot distinguish a reset from a clean end.
         """
 
     def read_failed(self, error: OSError) -> None:
-        """Judge a failed read: return when ``error`` means a clean end in this family, raise it when not."""
+        """Called after a failed read: return if ``error`` means a clean end in this family, else raise it."""
         raise error
 
     def shut_down_writing(self) -> None:
-        """Tell the peer that no more data comes. Raises OSError, unlike `send_eof`, which calls it."""
-        if not self._shut:  # a second time is ENOTCONN on macOS
+        """Signal the end of data to the peer. Raises OSError, unlike `send_eof`, which calls this."""
+        if not self._shut:  # a second call gives ENOTCONN on macOS
             (self.plain or self.socket).shutdown(socket.SHUT_WR)
             self._shut = True
 
     def close(self) -> None:
-        """Close without a checkpoint. Closing what is closed already does nothing.
+        """Close without a checkpoint. Does nothing if already closed.
 
-        No task may be waiting on the stream: `aclose` and `abort` wake those that do, and that search costs
-        more than the closing.
+        No task may be waiting on the stream: only `aclose` and `abort` wake waiting tasks, which takes longer than
+        closing.
         """
         self._closed = True
         (self.plain or self.socket).close()
@@ -241,7 +237,7 @@ class SocketStream(Stream):
             self.close()
 
     def _wake(self) -> None:
-        """Let tasks that wait on the socket know that it is about to be closed; trio's own does so itself."""
+        """Wake tasks that wait on the socket before it is closed; a trio socket does so itself."""
         if self.plain is not None and not self._closed:
             trio.lowlevel.notify_closing(self.plain)
 

@@ -1,7 +1,4 @@
-"""TCP: names are resolved when they are dialled, and a listener binds every address of its name.
-
-Owns: tcp endpoints. Refuses: choosing among a name's addresses (trio's happy eyeballs do).
-"""
+"""TCP endpoints: a name is resolved at each dial (with trio's happy eyeballs); a listener binds all its addresses."""
 
 import errno
 import ipaddress
@@ -23,14 +20,14 @@ from hvbridge.transport.options import DialOptions, ListenOptions
 from hvbridge.transport.stream import SocketStream
 
 _KEEPALIVE_IDLE: int | None = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None))
-"""The option for the time before the first probe. macOS calls it otherwise, and Windows has it since 10 1709."""
+"""The option for the time before the first probe. macOS has another name for it; Windows has it since 10 1709."""
 _BORN_NON_BLOCKING = int(socket.SOCK_STREAM | getattr(socket, "SOCK_NONBLOCK", 0))
 
 
 def connect_nowait(endpoint: TcpEndpoint, options: DialOptions) -> SocketStream | None:
     """As `hvbridge.transport.network.Network.connector_nowait`: on loopback, only a full backlog makes it wait.
 
-    A connect there is under way when the call returns, and over when it is repeated: that is Linux's way.
+    On Linux, a loopback connect is in progress when the call returns, and complete when it is repeated.
     """
     family = _linux_loopback_family(endpoint.host)
     if family is None:
@@ -81,7 +78,7 @@ async def dial(endpoint: TcpEndpoint, options: DialOptions) -> SocketStream:
 
 
 async def listen(endpoint: TcpEndpoint, options: ListenOptions) -> list[Listener]:
-    """Bind every address that the host resolves to. Raises `ListenError`, and then none stays bound."""
+    """Bind every address that the host resolves to, or none. Raises `ListenError`."""
     listeners: list[Listener] = []
     try:
         found = await trio.socket.getaddrinfo(
@@ -95,7 +92,7 @@ async def listen(endpoint: TcpEndpoint, options: ListenOptions) -> list[Listener
             bound = SocketListener(sock, str(endpoint), accepted, plain=plain)
             listeners.append(bound)
             if sys.platform == "win32":
-                # There, SO_REUSEADDR would let another program take over the port.
+                # On Windows, SO_REUSEADDR would let another program take over the port.
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
             else:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -103,7 +100,7 @@ async def listen(endpoint: TcpEndpoint, options: ListenOptions) -> list[Listener
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             set_buffers(sock, options)
             set_options(sock, options.tcp_keepalive)  # accepted sockets inherit them
-            # Where the system picks the port, it picks one for all addresses of a name.
+            # If the system picks the port, use the same one for all addresses of a name.
             await sock.bind((address[0], port, *address[2:]))
             sock.listen(options.backlog)
             port = sock.getsockname()[1]
@@ -128,7 +125,7 @@ def _check_loopback(endpoint: TcpEndpoint, addresses: Iterable[str]) -> None:
 
 
 def fault(endpoint: TcpEndpoint, role: str) -> Problem | None:
-    """Return None: whatever the grammar allows may be used."""
+    """Return None: every endpoint that parses can be used."""
     return None
 
 
@@ -140,20 +137,20 @@ def address_text(address: tuple[object, ...]) -> str:
 def set_options(sock: AnySocket, keepalive: float) -> None:
     """Send small writes at once, and probe a peer that has been silent for ``keepalive`` seconds.
 
-    A peer that vanished (sleep, a pulled cable) is then noticed after that time and some ten probes, without
-    any limit on how long a living but idle connection may last. `math.inf` leaves the probes off.
+    A peer that has vanished (suspended, unplugged) is detected after that time and about ten probes, while an idle
+    connection to a live peer may last forever. `math.inf` turns the probes off.
     """
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if math.isinf(keepalive):
         return
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     if _KEEPALIVE_IDLE is not None:
-        with suppress(OSError):  # where the option is missing after all, the system's own time stands
+        with suppress(OSError):  # without the option, the system's default applies
             sock.setsockopt(socket.IPPROTO_TCP, _KEEPALIVE_IDLE, max(1, round(keepalive)))
 
 
 def accepted(sock: AnySocket, address: object) -> SocketStream:
-    """Make the stream of a client that a listener accepted."""
+    """Wrap an accepted client socket in a stream."""
     stream = SocketStream(sock)
     stream.peer = address_text(address)  # type: ignore[arg-type]
     stream.client_id = address[0]  # type: ignore[index]
@@ -162,7 +159,7 @@ def accepted(sock: AnySocket, address: object) -> SocketStream:
 
 @lru_cache
 def _literal_family(host: str) -> socket.AddressFamily | None:
-    """The family of an IP address; None for a name, and for an address with a scope."""
+    """The family of an IP address; None for a name or an address with a scope."""
     try:
         version = ipaddress.ip_address(host).version
     except ValueError:
@@ -174,7 +171,7 @@ def _literal_family(host: str) -> socket.AddressFamily | None:
 
 @lru_cache
 def _linux_loopback_family(host: str) -> int | None:
-    """The family of a loopback address, as a number; None for all else, and on other systems."""
+    """The family of a loopback address as an int; None for other addresses, and on other systems."""
     family = _literal_family(host)
     if sys.platform != "linux" or family is None or not ipaddress.ip_address(host).is_loopback:
         return None
@@ -182,7 +179,7 @@ def _linux_loopback_family(host: str) -> int | None:
 
 
 def _first_failure(error: OSError) -> OSError:
-    """The system's own error where trio tells of several attempts at once."""
+    """The first system error, if trio reports several attempts at once."""
     if isinstance(error.__cause__, ExceptionGroup):
         for attempt in error.__cause__.exceptions:
             if isinstance(attempt, OSError):

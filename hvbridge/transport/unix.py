@@ -1,7 +1,6 @@
-"""Unix-domain sockets, on systems that have them.
+"""Unix endpoints, on systems that have Unix-domain sockets.
 
-Owns: unix endpoints; a socket file is made for its owner only and removed with its listener.
-Refuses: removing a file that is no dead socket.
+A socket file is private to its owner, and removed with its listener. Nothing but a dead socket is ever replaced.
 """
 
 import errno
@@ -27,11 +26,11 @@ assert sys.platform != "win32", "CPython has no AF_UNIX there"
 
 _BORN_NON_BLOCKING = sys.platform == "linux"
 _KIND = int(socket.SOCK_STREAM | socket.SOCK_NONBLOCK) if sys.platform == "linux" else socket.SOCK_STREAM
-"""A system call less where a socket is made non-blocking; and an enum's ``|`` takes longer than that call."""
+"""Creating the socket non-blocking saves a system call; precomputed, because an enum's ``|`` is even slower."""
 
 _FIRST_RETRY = 0.005
 _LAST_RETRY = 0.1
-"""Seconds between tries while the other side's backlog is full, doubled from the first to the last."""
+"""Seconds between attempts while the listener's backlog is full; doubled from the first to the last."""
 
 
 def connect_nowait(endpoint: UnixEndpoint, options: DialOptions) -> SocketStream | None:
@@ -63,10 +62,10 @@ async def connect(path: str) -> socket.socket:
 
 
 def _connect(path: str) -> socket.socket | None:
-    """Connect; None when the listener's backlog is full.
+    """Connect; return None if the listener's backlog is full.
 
-    Such a connect gives EAGAIN and has *not* begun, unlike a TCP connect in progress: waiting for
-    writability would take an unconnected socket for a connected one.
+    In that case, connect gives EAGAIN and has *not* started, unlike a TCP connect in progress: waiting for writability
+    would mistake an unconnected socket for a connected one.
     """
     sock = socket.socket(socket.AF_UNIX, _KIND)
     try:
@@ -97,12 +96,12 @@ def listener(
     where: str,
     wrap: Callable[[AnySocket, object], SocketStream],
 ) -> Listener:
-    """The listener of a socket that `bind` has bound to ``path``, which is removed with it."""
+    """Return the listener of a socket that `bind` has bound to ``path``; closing it removes the file."""
     return SocketListener(trio.socket.from_stdlib_socket(plain), where, wrap, partial(remove, path), plain)
 
 
 def bind(path: str, options: ListenOptions) -> socket.socket:
-    """Bind and listen, over the dead socket of a listener that is gone. Raises OSError."""
+    """Bind and listen, replacing the dead socket of a listener that is gone. Raises OSError."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         set_buffers(sock, options)
@@ -136,12 +135,12 @@ def remove(path: str) -> None:
 
 
 def fault(endpoint: UnixEndpoint, role: str) -> Problem | None:
-    """Return None: whatever the grammar allows may be used."""
+    """Return None: every endpoint that parses can be used."""
     return None
 
 
 def _is_dead(path: str) -> bool:
-    """Whether ``path`` is a socket on which nobody listens any more."""
+    """Whether ``path`` is a socket without a listener."""
     if not stat.S_ISSOCK(Path(path).stat().st_mode):
         return False
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
@@ -149,7 +148,7 @@ def _is_dead(path: str) -> bool:
 
 
 def accepted(where: str, sock: AnySocket, address: object) -> SocketStream:
-    """Make the stream of a client that a listener accepted."""
+    """Wrap an accepted client socket in a stream."""
     stream = SocketStream(sock)
     stream.peer = where  # a Unix client has no address of its own
     return stream

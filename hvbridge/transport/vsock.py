@@ -1,7 +1,4 @@
-"""AF_VSOCK on Linux: a guest's way to its host, and, over hv_sock, the guest's half of Hyper-V sockets.
-
-Owns: vsock endpoints, and what is peculiar to AF_VSOCK. Refuses: GUIDs (`hyperv_guest` translates them).
-"""
+"""AF_VSOCK endpoints on Linux. Over hv_sock, AF_VSOCK is the guest side of Hyper-V sockets (see `linux_guest`)."""
 
 import errno
 import math
@@ -27,22 +24,22 @@ class VsockStream(SocketStream):
     """A stream over AF_VSOCK."""
 
     splices_plainly = False
-    close_ends_data = False  # hv_sock's close waits for a FIN of its own
+    close_ends_data = False  # hv_sock's close waits for its own FIN
 
     def read_failed(self, error: OSError) -> None:
-        """Take EIO for the end of the data: some kernels of 2026 report it after the peer's FIN."""
+        """Treat EIO as EOF: some kernels from 2026 report it after the peer's FIN."""
         if error.errno != errno.EIO:
             raise error
 
     def abort(self) -> None:
-        """Close at once. AF_VSOCK has no reset, and Python takes no SO_LINGER for its sockets."""
+        """Close at once. AF_VSOCK has no reset, and Python cannot set SO_LINGER on its sockets."""
         self.close()
 
 
 async def dial(endpoint: VsockEndpoint, options: DialOptions) -> SocketStream:
     """Connect, and return the stream, which the caller closes. Raises `DialError`.
 
-    The kernel gives up after 2 s by default; it is given the dial's own time instead.
+    The kernel's default timeout of 2 s is replaced by that of the dial.
     """
     try:
         plain = socket.socket(AF_VSOCK, socket.SOCK_STREAM)
@@ -64,7 +61,7 @@ async def listen(endpoint: VsockEndpoint, options: ListenOptions) -> list[Listen
         sock = trio.socket.from_stdlib_socket(plain)
         try:
             if options.buffer is not None:
-                # Linux doubles what it is given, and hv_sock makes its rings of the doubled size.
+                # Linux doubles the value, and hv_sock sizes its rings by the doubled value.
                 set_buffers(sock, replace(options, buffer=options.buffer // 2))
             await sock.bind((endpoint.cid, endpoint.port))
             sock.listen(options.backlog)
@@ -77,15 +74,15 @@ async def listen(endpoint: VsockEndpoint, options: ListenOptions) -> list[Listen
 
 
 def fault(endpoint: VsockEndpoint, role: str) -> Problem | None:
-    """Return None: whatever the grammar allows may be used."""
+    """Return None: every endpoint that parses can be used."""
     return None
 
 
 def _set_connect_timeout(descriptor: int, seconds: float) -> None:
     whole = math.floor(seconds)
     timeval = struct.pack("@ll", whole, int((seconds - whole) * 1e6))
-    # CPython takes nothing but a number for an option of an AF_VSOCK socket, and a structure for one of another
-    # family, of which it believes any descriptor to be.
+    # CPython accepts only an int as an option of an AF_VSOCK socket, but a struct for other families; so wrap the
+    # descriptor in a socket object of another family.
     alias = socket.socket(socket.AF_INET, socket.SOCK_STREAM, fileno=descriptor)
     try:
         alias.setsockopt(AF_VSOCK, _CONNECT_TIMEOUT, timeval)
@@ -94,7 +91,7 @@ def _set_connect_timeout(descriptor: int, seconds: float) -> None:
 
 
 def accepted(sock: AnySocket, address: object) -> SocketStream:
-    """Make the stream of a client that a listener accepted."""
+    """Wrap an accepted client socket in a stream."""
     stream = VsockStream(sock)
     stream.peer = str(VsockEndpoint(*address))  # type: ignore[misc]
     stream.client_id = address[0]  # type: ignore[index]

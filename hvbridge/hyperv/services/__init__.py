@@ -1,7 +1,6 @@
-"""Services of a Hyper-V host: which ids it may use, and by what names people know them.
+"""Service registries of Hyper-V hosts: the interface, its errors, and looking up a service by name.
 
-Owns: what a registry of services is, its errors, and the rules of matching a name. Refuses: where one is kept
-(`windows`, and the emulator's own), and how a registration is written down for another machine (`export`).
+`windows` and the emulator implement registries; `export` writes registrations for another machine.
 """
 
 from collections.abc import Sequence
@@ -16,11 +15,11 @@ class Service(NamedTuple):
 
     id: UUID
     name: str
-    """The friendly name, for people and for endpoints; "" where it has none."""
+    """The friendly name, also for use in endpoints; "" if it has none."""
 
 
 class RegistrationError(Exception):
-    """The registry could not be read or changed; ``str()`` is what is wrong."""
+    """The registry could not be read or changed; ``str()`` says what is wrong."""
 
 
 class NotElevatedError(RegistrationError):
@@ -28,27 +27,27 @@ class NotElevatedError(RegistrationError):
 
 
 class ServiceNames(Protocol):
-    """The services of a host, to look up. Every call is quick, and raises `RegistrationError`."""
+    """The services of a host, for lookups. Calls are fast, and raise `RegistrationError`."""
 
     def services(self) -> list[Service]:
-        """List what is registered, in no order; several services may have one name."""
+        """List the registered services, in no particular order; names may repeat."""
 
 
 class ServiceRegistry(ServiceNames, Protocol):
-    """The services of a host, to change, too."""
+    """The services of a host, for lookups and changes."""
 
     def register(self, service: Service) -> None:
-        """Register a service, or give a registered one its new name."""
+        """Register a service, or rename a registered one."""
 
     def unregister(self, service_id: UUID) -> None:
-        """Remove a service; nothing happens where it is not registered."""
+        """Remove a service; does nothing if it is not registered."""
 
 
 def find(name: str, services: Sequence[Service]) -> Service | None:
-    """Return the service called ``name``, as it is written or else in any case; None when there is none.
+    """Return the service named ``name``, by exact match or else ignoring case; None if there is none.
 
     Raises:
-        ValueError: several are called so; the text is "what is wrong; what to write".
+        ValueError: several services match; the text is "what is wrong; what to write".
     """
     matches = [service for service in services if service.name == name]
     matches = matches or [service for service in services if service.name.casefold() == name.casefold()]

@@ -1,9 +1,7 @@
-"""Registrations as text, for a machine on which hvbridge itself may not run as administrator.
+"""Exports registrations as text, for a machine on which hvbridge may not run as administrator.
 
-Owns: the place of registrations in the registry, .reg files and PowerShell scripts. Refuses: files, and the registry.
-
-Every text is ASCII, so that it stays right whatever a shell's ``>`` makes of it: UTF-16 with a mark in Windows
-PowerShell 5, the code page of the system in cmd.exe, UTF-8 elsewhere.
+The text is ASCII, so that it survives any encoding of a shell's ``>``: UTF-16 with a byte order mark in Windows
+PowerShell 5, the system's code page in cmd.exe, UTF-8 elsewhere.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -20,7 +18,7 @@ VALUE: Final = "ElementName"
 
 
 def reg_file(add: Iterable[Service], remove: Iterable[UUID]) -> str:
-    """Return what `reg import` and a double click take."""
+    """Return a .reg file, for `reg import` or a double click."""
     lines = ["Windows Registry Editor Version 5.00", ""]
     for service in add:
         lines += [rf"[HKEY_LOCAL_MACHINE\{KEY}\{service.id}]", f'"{VALUE}"={_reg_text(service.name)}', ""]
@@ -29,7 +27,7 @@ def reg_file(add: Iterable[Service], remove: Iterable[UUID]) -> str:
 
 
 def powershell_script(add: Iterable[Service], remove: Iterable[UUID]) -> str:
-    """Return a script for any PowerShell that runs as administrator."""
+    """Return a script for any version of PowerShell, run as administrator."""
     lines = [
         "#Requires -RunAsAdministrator",
         "$ErrorActionPreference = 'Stop'",
@@ -52,7 +50,7 @@ def powershell_script(add: Iterable[Service], remove: Iterable[UUID]) -> str:
 FORMS: Final[Mapping[str, Callable[[Iterable[Service], Iterable[UUID]], str]]] = MappingProxyType(
     {"reg": reg_file, "powershell": powershell_script}
 )
-"""What writes down services to add and ids to remove, by the names that the command line has for it."""
+"""The export functions, by their names on the command line; they take services to add and ids to remove."""
 
 
 def _reg_text(text: str) -> str:

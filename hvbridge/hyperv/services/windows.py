@@ -1,7 +1,4 @@
-"""The services of a Windows host: keys of its registry.
-
-Owns: reading and writing those keys. Refuses: elevation; Windows lets everybody read them, and administrators
-write them.
+"""The services of a Windows host, in its registry. Everyone can read them; only administrators can change them.
 
 Source: Microsoft, "Make your own integration services" (each key is named by a service id, without braces, and
 its value ElementName is the friendly name).
@@ -22,11 +19,11 @@ from hvbridge.hyperv.services import NotElevatedError, RegistrationError, Servic
 from hvbridge.hyperv.services.export import KEY, VALUE
 
 _VIEW = winreg.KEY_WOW64_64KEY
-"""Hyper-V reads the 64-bit view, which a 32-bit Python would not see by itself."""
+"""Hyper-V reads the 64-bit view, which a 32-bit Python does not use by default."""
 
 
 class WindowsRegistry:
-    """The services that Hyper-V on this machine knows."""
+    """The services registered with Hyper-V on this machine."""
 
     def services(self) -> list[Service]:
         """As `ServiceRegistry.services`."""
@@ -34,7 +31,7 @@ class WindowsRegistry:
             return list(_services())
 
     def register(self, service: Service) -> None:
-        """As `ServiceRegistry.register`; the keys above are made where Hyper-V has not made them."""
+        """As `ServiceRegistry.register`; creates missing parent keys."""
         path = rf"{KEY}\{service.id}"
         with (
             _translated_errors(),

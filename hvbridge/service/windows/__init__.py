@@ -1,7 +1,6 @@
-"""A bridge as a Windows service: installed once, started at boot, told to stop, heard in the event log.
+"""A bridge as a Windows service: the interface of a service manager, and its errors.
 
-Owns: what a service manager is, and its errors. Refuses: Windows itself (`windows`), what a service does between
-its start and its stop (`lifecycle`), and what it says (`events`).
+`manager` implements it, `host` and `lifecycle` are the service's own process, and `event_log` its log.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,32 +10,32 @@ from typing import NamedTuple, Protocol
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """What a service manager is told of a service."""
+    """How to install a service."""
 
     name: str
     account: str
-    """The account that it runs as, such as `NT SERVICE\\hvbridge`."""
+    """The account to run as, such as `NT SERVICE\\hvbridge`."""
     command: Sequence[str]
-    """The words of its command; the first is the absolute path of a program."""
+    """The command, as a list of words; the first is the absolute path of a program."""
     environment: Mapping[str, str]
-    """Variables that it has beside those of the machine."""
+    """Environment variables in addition to those of the machine."""
 
 
 class Installed(NamedTuple):
-    """A service as its manager knows it."""
+    """The state of an installed service."""
 
     state: str
-    """In words: `running`, `stopped`, `starting`, `stopping`, `paused`."""
+    """One of `running`, `stopped`, `starting`, `stopping`, `paused`."""
     process: int
-    """The id of its process; 0 when it has none."""
+    """Its process id; 0 if it has no process."""
     failure: int
-    """The exit code of its last run; 0 when it went well, has not ended, or never began."""
+    """The exit code of its last run; 0 if that succeeded, is still running, or never started."""
     account: str
     command: str
 
 
 class ServiceError(Exception):
-    """The service could not be managed, or hosted; ``str()`` is what is wrong."""
+    """The service could not be managed, or hosted; ``str()`` says what is wrong."""
 
 
 class NotElevatedError(ServiceError):
@@ -44,13 +43,13 @@ class NotElevatedError(ServiceError):
 
 
 class ServiceManager(Protocol):
-    """The services of a machine. Every call raises `ServiceError`."""
+    """Manages the services of a machine. Every method raises `ServiceError`."""
 
     def install(self, service: Installation) -> None:
-        """Install a service, which is not started; wholly or not at all."""
+        """Install a service, completely or not at all; does not start it."""
 
     def uninstall(self, name: str) -> None:
-        """Stop a service, wait for as long as it goes on draining, and remove it."""
+        """Stop a service, wait until it has drained, and remove it."""
 
     def find(self, name: str) -> Installed | None:
-        """Return what is known of a service; None where there is none."""
+        """Return the state of a service; None if it does not exist."""

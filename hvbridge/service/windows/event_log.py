@@ -1,7 +1,6 @@
-"""What a service tells the event log.
+"""The events that a service writes to the event log: their ids, severities and texts.
 
-Owns: which events there are, the id and the severity of each, which administrators filter by, and their words.
-Refuses: writing them anywhere (it is given a function), and each connection's end, which would fill the log.
+Administrators filter by id and severity. Closing records are not written, because they would fill the log.
 """
 
 import logging
@@ -12,12 +11,12 @@ from enum import IntEnum
 from hvbridge.proxy import events
 from hvbridge.proxy.record import ConnectionRecord
 
-_QUIET = 60.0
-"""Seconds for which a logged line is not written again: some repeat one ten times a second."""
+_REPEAT_INTERVAL = 60.0
+"""Seconds before the same line is written again: some libraries repeat one ten times per second."""
 
 
 class Severity(IntEnum):
-    """How bad an event is, by Windows' numbers (EVENTLOG_ERROR_TYPE and its like)."""
+    """Severities, with the numbers of Windows (EVENTLOG_ERROR_TYPE etc.)."""
 
     ERROR = 1
     WARNING = 2
@@ -41,7 +40,7 @@ class EventId(IntEnum):
 
     @property
     def severity(self) -> Severity:
-        """How bad it is."""
+        """The severity of the event."""
         if self in (EventId.CANNOT_START, EventId.BUG, EventId.RELOAD_FAILED):
             return Severity.ERROR
         if self in (EventId.UPSTREAM_DOWN, EventId.EXHAUSTED, EventId.LOGGED):
@@ -54,14 +53,14 @@ Log = Callable[[EventId, str], None]
 
 
 class EventLogReporter:
-    """Writes what happens to the event log; ``on_ready`` is called once every listener is bound."""
+    """Writes events to the event log; ``on_ready`` is called once every listener is bound."""
 
     def __init__(self, log: Log, on_ready: Callable[[], None]) -> None:
         self._log = log
         self._on_ready = on_ready
 
     def on_event(self, event: events.Event) -> None:
-        """Log an event; of connections only those that ended by a bug in hvbridge, as all would fill the log."""
+        """Log an event. Of connections, log only those that were ended by a bug; all would fill the log."""
         match event:
             case events.ConnectionClosed(record=record):
                 if record.bug is not None:
@@ -92,7 +91,7 @@ class EventLogReporter:
 
 
 class WarningHandler(logging.Handler):
-    """Passes on the warnings that are logged by other parts and by libraries, each once a minute."""
+    """Writes warnings from other parts and from libraries to the event log, each at most once a minute."""
 
     def __init__(self, log: Log) -> None:
         super().__init__(logging.WARNING)
@@ -100,8 +99,10 @@ class WarningHandler(logging.Handler):
         self._written: dict[str, float] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write the line, unless it was written just now."""
+        """Write the line, unless it was written recently."""
         text = f"{record.name}: {record.getMessage()}"
-        if record.created - self._written.get(text, 0.0) >= _QUIET:
-            self._written = {text: record.created}  # one is enough: what floods the log repeats itself
+        if record.created - self._written.get(text, 0.0) >= _REPEAT_INTERVAL:
+            self._written = {
+                text: record.created
+            }  # remembering one line is enough: floods repeat the same line
             self._log(EventId.LOGGED, text)

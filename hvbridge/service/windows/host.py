@@ -1,7 +1,6 @@
-"""The process of a Windows service: started by the service control manager, and heard in the event log.
+"""The process of a Windows service, started by the service control manager: its pywin32 calls.
 
-Owns: the calls of pywin32 that such a process makes. Refuses: what the service does (`lifecycle`), and installing
-it (`manager`).
+`lifecycle` is what the service does, and `manager` installs it.
 """
 
 import sys
@@ -27,29 +26,29 @@ from hvbridge.service.windows.event_log import EventId, Log, WarningHandler
 from hvbridge.service.windows.lifecycle import Service, State, Status
 
 _LONGEST_EVENT = 30_000
-"""Characters; ReportEvent takes 31 839 of them."""
+"""Characters; ReportEvent accepts 31 839."""
 
 
 def host(make: Callable[[Callable[[Status], None], Log], Service]) -> None:
-    """Be the process of a service, which ends with it; ``make`` is given how to tell its status, and its log.
+    """Run a service in this process, which then exits; ``make`` gets the functions that report status and log events.
 
     Raises:
         ServiceError: the service control manager has not started this process.
     """
 
     class Hosted:
-        """What servicemanager makes, in the thread of the service, and calls there and in its own."""
+        """Created by servicemanager in the thread of the service; called there and in servicemanager's own."""
 
         def __init__(self, arguments: list[str]) -> None:
             name = arguments[0]
             log = _open_event_log(name)
             logging.getLogger().handlers = [WarningHandler(log)]
-            self._service = make(lambda status: _tell(self._handle, status), log)
+            self._service = make(lambda status: _report_status(self._handle, status), log)
             self._handle = servicemanager.RegisterServiceCtrlHandler(name, self._control, True)
 
         def SvcRun(self) -> None:  # noqa: N802 - servicemanager calls it by this name
             self._service.run()
-            # The manager knows how it ended; servicemanager would go on to tell it that all went well.
+            # The final status has been reported; servicemanager would now report success.
             os._exit(0)
 
         def _control(self, code: int, _event: int, _data: object) -> int:
@@ -57,7 +56,7 @@ def host(make: Callable[[Callable[[Status], None], Log], Service]) -> None:
             return winerror.NO_ERROR
 
     servicemanager.PrepareToHostSingle(Hosted)
-    dispatch: Callable[[], None] = servicemanager.StartServiceCtrlDispatcher  # its stub has no types
+    dispatch: Callable[[], None] = servicemanager.StartServiceCtrlDispatcher  # its stub is untyped
     try:
         dispatch()
     except pywintypes.error as error:
@@ -68,7 +67,7 @@ def host(make: Callable[[Callable[[Status], None], Log], Service]) -> None:
         ) from error
 
 
-def _tell(handle: Any, status: Status) -> None:
+def _report_status(handle: Any, status: Status) -> None:
     accepted = 0
     if status.state is State.RUNNING:
         accepted = win32service.SERVICE_ACCEPT_STOP | win32service.SERVICE_ACCEPT_SHUTDOWN
@@ -90,7 +89,7 @@ def _open_event_log(name: str) -> Log:
     source = win32evtlog.RegisterEventSource(None, name)
 
     def log(event: EventId, text: str) -> None:
-        # A percent sign before a digit, as in fe80::1%4, would be taken for an insert ("ReportEvent function").
+        # A percent sign before a digit, as in fe80::1%4, would be read as an insert ("ReportEvent function").
         text = re.sub(r"%(?=\d)", "% ", text)[:_LONGEST_EVENT]
         with suppress(pywintypes.error):  # a full log must not end the bridge
             win32evtlog.ReportEvent(source, event.severity, 0, event, None, [text], None)

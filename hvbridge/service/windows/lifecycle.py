@@ -1,7 +1,6 @@
-"""What a service does from its start to its stop, and what its manager hears meanwhile.
+"""The life of a service, from start to stop, and its status reports to the service manager.
 
-Owns: the states, the order and the pace in which they are told, and what a stop does to the bridge. Refuses: Windows
-(the manager is a function here), what is served (another function), and where events go.
+Independent of Windows: the manager, the bridge and the event log are functions here.
 
 Source of the numbers: Microsoft, "Service Control Requests" and "SERVICE_STATUS structure".
 """
@@ -23,23 +22,23 @@ from hvbridge.service.windows.event_log import EventId, EventLogReporter, Log
 
 CANNOT_START = 1
 FAULTY_CONFIG = 2
-"""Exit codes, as `hvbridge run` has them."""
+"""Exit codes, the same as those of `hvbridge run`."""
 
 _START_HINT = 60.0
-"""Seconds that a start may take: names are looked up, and a busy machine at boot is slow."""
+"""Seconds that a start may take: names are resolved, and a machine is slow during boot."""
 
 _MARGIN = 5.0
-"""Seconds more than the grace period that the manager is asked to wait."""
+"""Seconds beyond the grace period that the manager is asked to wait."""
 
 _PACE = 1.0
-"""Seconds between two signs of life while connections drain."""
+"""Seconds between progress reports while connections drain."""
 
 _SHUTDOWN_GRACE = 3.0
 """Seconds to drain in when Windows shuts down: it kills what has not stopped after 5 (WaitToKillServiceTimeout)."""
 
 
 class State(IntEnum):
-    """States of a service, by Windows' numbers."""
+    """States of a service, with the numbers of Windows."""
 
     STOPPED = 1
     STARTING = 2
@@ -48,39 +47,39 @@ class State(IntEnum):
 
 
 class Control(IntEnum):
-    """What a manager asks of a service, by Windows' numbers."""
+    """Requests of a manager, with the numbers of Windows."""
 
     STOP = 1
     SHUTDOWN = 5
 
 
 class Status(NamedTuple):
-    """What a service tells its manager."""
+    """A status report to the manager."""
 
     state: State
     checkpoint: int = 0
-    """Grows while a start or a stop makes progress."""
+    """Incremented while a start or a stop makes progress."""
     wait_hint: float = 0.0
-    """Seconds within which the next sign of life is due."""
+    """Seconds until the next report is due."""
     exit_code: int = 0
 
 
 Serve = Callable[[Shutdown, EventHandler], Awaitable[None]]
-"""Loads a config and runs it until the shutdown. Raises `ConfigError` and `BindError`."""
+"""Loads a config and runs it until shutdown. Raises `ConfigError` and `BindError`."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Running:
-    """What a control needs of a service that runs."""
+    """What `Service.control` needs once the service is running."""
 
     shutdown: Shutdown
     token: trio.lowlevel.TrioToken
 
 
 class Service:
-    """One run of a service: ``run`` in a thread of its own, ``control`` in the manager's.
+    """One run of a service: ``run`` in its own thread, ``control`` in the manager's.
 
-    ``tell`` tells the manager of each status, always from the thread of ``run``; the first is `State.STARTING`, the
+    ``tell`` reports each status to the manager, always from the thread of ``run``; the first is `State.STARTING`, the
     last `State.STOPPED`.
     """
 
@@ -90,29 +89,29 @@ class Service:
         self._tell = tell
         self._log = log
         self._running: _Running | None = None
-        """None before trio runs, when Windows sends no controls yet."""
+        """None before trio runs; Windows sends no controls until then."""
 
     def run(self) -> None:
-        """Serve until stopped. Raises nothing: what goes wrong is an event and an exit code."""
+        """Serve until stopped. Raises nothing: failures become events and exit codes."""
         self._tell(Status(State.STARTING, wait_hint=_START_HINT))
         try:
             code = trio.run(self.main)
-        except Exception:  # nobody above hears of it: the manager only sees that the process is gone
-            self._log(EventId.BUG, f"ended by a bug in hvbridge\n{traceback.format_exc()}")
+        except Exception:  # otherwise lost: the manager would only see that the process exited
+            self._log(EventId.BUG, f"stopped by a bug in hvbridge\n{traceback.format_exc()}")
             code = CANNOT_START
         self._tell(Status(State.STOPPED, exit_code=code))
 
     def control(self, code: int) -> None:
-        """Do what the manager asks, in the thread in which it asks; a stop has begun on return."""
+        """Handle a request of the manager, in its thread; on return, a stop has started."""
         running = self._running
         if running is None or code not in (Control.STOP, Control.SHUTDOWN):
             return
         grace = self._grace if code == Control.STOP else min(self._grace, _SHUTDOWN_GRACE)
-        with suppress(trio.RunFinishedError):  # it has ended by itself in the meantime
+        with suppress(trio.RunFinishedError):  # it has already ended
             trio.from_thread.run_sync(self._drain, running.shutdown, grace, trio_token=running.token)
 
     async def main(self) -> int:
-        """What ``run`` does in trio. Returns the exit code."""
+        """The part of ``run`` in trio. Returns the exit code."""
         shutdown = Shutdown(self._grace)
         self._running = _Running(shutdown, trio.lowlevel.current_trio_token())
         code = 0

@@ -1,7 +1,6 @@
-"""The services of a Windows machine: its service control manager, and the registry beside it.
+"""Manages Windows services through the service control manager and the registry.
 
-Owns: how a service is set up, and turning the errors of pywin32 and of the registry into `ServiceError`. Refuses:
-which command is installed, what is told to a person, and the service's own process (`host`).
+Errors of pywin32 and of the registry become `ServiceError`.
 """
 
 import sys
@@ -22,20 +21,20 @@ import winerror
 
 from hvbridge.service.windows import Installation, Installed, NotElevatedError, ServiceError
 
-_DESCRIPTION = "Forwards connections between this machine and Hyper-V virtual machines, as its config says."
+_DESCRIPTION = "Forwards connections between this machine and Hyper-V virtual machines, as configured."
 
 _SERVICES = r"SYSTEM\CurrentControlSet\Services"
 _SOURCES = rf"{_SERVICES}\EventLog\Application"
 
 _MESSAGES = r"%SystemRoot%\System32\EventCreate.exe"
-"""Has the message "%1" for the ids 1 to 1000, on every Windows (golang.org/x/sys/windows/svc/eventlog uses it so)."""
+"""Has the message "%1" for ids 1 to 1000, on every Windows (as used by golang.org/x/sys/windows/svc/eventlog)."""
 
 _RESTARTS = (5_000, 30_000, 300_000)
-"""Milliseconds before each restart after a failure, the last for all that follow: soon at first, for what a boot
-mends, and then not so often that the event log is full of one faulty config."""
+"""Milliseconds before each restart after a failure; the last repeats. Soon at first, for problems during boot, then
+seldom enough that a faulty config does not fill the event log."""
 
 _FORGET_FAILURES = 24 * 3600
-"""Seconds without a failure after which the next restart is the first again."""
+"""Seconds without a failure after which the delays start over."""
 
 _STATES = {
     win32service.SERVICE_STOPPED: "stopped",
@@ -44,8 +43,8 @@ _STATES = {
     win32service.SERVICE_RUNNING: "running",
 }
 
-_PATIENCE = 15.0
-"""Seconds for which a service may go on stopping without a sign of life, where it asks for no more."""
+_STOP_TIMEOUT = 15.0
+"""Seconds that a stopping service may take without progress, unless it asks for more."""
 
 _NOT_ELEVATED = "only an administrator may install or remove a service"
 
@@ -125,18 +124,18 @@ def _configure(handle: Any, service: Installation) -> None:
             win32service.SERVICE_CONFIG_FAILURE_ACTIONS,
             {"ResetPeriod": _FORGET_FAILURES, "RebootMsg": None, "Command": None, "Actions": actions},
         ),
-        # A service that stops with an exit code has failed, too, not only one that crashed.
+        # A service that stops with an exit code has failed, not only one that crashed.
         (win32service.SERVICE_CONFIG_FAILURE_ACTIONS_FLAG, True),
-        # Files can be granted to NT SERVICE\NAME then, whatever the account.
+        # Allows granting file access to NT SERVICE\NAME, whatever the account.
         (win32service.SERVICE_CONFIG_SERVICE_SID_INFO, win32service.SERVICE_SID_TYPE_UNRESTRICTED),
-        # The one privilege that every user has; above all not the right to impersonate who connects.
+        # Only the privilege that every user has; in particular, not the right to impersonate clients.
         (win32service.SERVICE_CONFIG_REQUIRED_PRIVILEGES_INFO, ["SeChangeNotifyPrivilege"]),
     ]
     for level, value in settings:
         try:
             win32service.ChangeServiceConfig2(handle, level, value)
         except pywintypes.error as error:
-            # Windows has known them all since Vista; Wine knows two.
+            # Windows has had them all since Vista; Wine has two.
             if error.winerror != winerror.ERROR_INVALID_LEVEL:
                 raise
     if service.environment:
@@ -151,14 +150,14 @@ def _configure(handle: Any, service: Installation) -> None:
 
 
 def _stop(handle: Any) -> None:
-    """Stop the service, once it has started if it does so just now, and wait until it has stopped."""
+    """Stop the service, after its start if it is just starting, and wait until it has stopped."""
     seen, deadline = None, 0.0
     while (status := _status(handle))["CurrentState"] != win32service.SERVICE_STOPPED:
         if status["CurrentState"] == win32service.SERVICE_RUNNING:
-            _ask_to_stop(handle)
-        sign_of_life = status["CurrentState"], status["CheckPoint"]
-        if sign_of_life != seen:
-            seen, deadline = sign_of_life, time.monotonic() + max(status["WaitHint"] / 1000, _PATIENCE)
+            _request_stop(handle)
+        progress = status["CurrentState"], status["CheckPoint"]
+        if progress != seen:
+            seen, deadline = progress, time.monotonic() + max(status["WaitHint"] / 1000, _STOP_TIMEOUT)
         if time.monotonic() > deadline:
             raise ServiceError(
                 f"the service does not stop; end its process {status['ProcessId']}, then try again"
@@ -166,11 +165,11 @@ def _stop(handle: Any) -> None:
         time.sleep(0.1)
 
 
-def _ask_to_stop(handle: Any) -> None:
+def _request_stop(handle: Any) -> None:
     try:
         win32service.ControlService(handle, win32service.SERVICE_CONTROL_STOP)
     except pywintypes.error as error:
-        # It has ended by itself, or begun to, since it was looked at.
+        # It has stopped, or started to, since the status was read.
         if error.winerror not in (
             winerror.ERROR_SERVICE_NOT_ACTIVE,
             winerror.ERROR_SERVICE_CANNOT_ACCEPT_CTRL,
@@ -184,7 +183,7 @@ def _status(handle: Any) -> Any:
 
 @contextmanager
 def _service(name: str, access: int) -> Iterator[Any]:
-    """Open one of hvbridge's own services, and no other: a slip of the name must not remove another program's."""
+    """Open one of hvbridge's own services, never another program's: a mistyped name must not remove that."""
     manager = win32service.OpenSCManager(None, None, win32service.SC_MANAGER_CONNECT)
     with _opened(manager), _opened(win32service.OpenService(manager, name, access)) as handle:
         if " hvbridge service run " not in win32service.QueryServiceConfig(handle)[3]:

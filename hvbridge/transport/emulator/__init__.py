@@ -1,1 +1,1 @@
-"""Hyper-V sockets without Hyper-V: partitions of one machine that meet in a directory."""
+"""Emulated Hyper-V sockets: processes on one machine act as partitions and meet in a directory."""

@@ -1,4 +1,4 @@
-"""What the emulator's carriers share: an accepted connection first says from which partition it comes."""
+"""The handshake of the emulator's carriers, in which a client names its partition."""
 
 import socket
 from collections.abc import Callable
@@ -11,9 +11,9 @@ LEFT = "it disconnected before identifying itself"
 
 
 async def receive_identity(sock: socket.socket, receive: Callable[[], None]) -> None:
-    """Call ``receive`` until it raises BlockingIOError no more; wait on ``sock`` in between.
+    """Call ``receive`` until it no longer raises BlockingIOError, and wait for ``sock`` in between.
 
-    Raises `HandshakeError` also for every other OSError of ``receive``: a client that leaves is not a bug.
+    Raises `HandshakeError`, also for any other OSError of ``receive``: a client that disconnects is not a bug.
     """
     with trio.move_on_after(HANDSHAKE_TIMEOUT):
         while True:

@@ -1,7 +1,4 @@
-"""The services of the emulator's host: files named by their ids, with their friendly names in them.
-
-Owns: those files. Refuses: denying a service that is not registered (`emulator` does, where that is asked for).
-"""
+"""The service registry of the emulated host: a file per service, named by its id, containing its friendly name."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

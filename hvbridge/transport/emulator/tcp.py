@@ -1,9 +1,7 @@
 """The emulator's carrier over loopback TCP, for platforms whose Python has no Unix-domain sockets.
 
-Owns: the handshake, and keeping other users of the machine out. Refuses: rules of addressing.
-
-A listener writes its port and a secret into a file of the emulator's private directory. The dialer sends
-the secret and its partition's id: a loopback port alone lets nobody in. TCP tells resets by itself.
+A listener writes its port and a secret to a file in the emulator's private directory. The dialer sends the secret and
+the id of its partition, so that knowing the loopback port is not enough to connect. TCP itself signals resets.
 """
 
 import errno
@@ -29,7 +27,7 @@ _HEADER_BYTES = _SECRET_BYTES + 16
 
 
 async def connect(path: Path, partition: UUID) -> SocketStream | None:
-    """Connect and shake hands; None when nobody listens at ``path``. Raises OSError."""
+    """Connect and send the handshake; None if nothing listens at ``path``. Raises OSError."""
     try:
         port, secret = _read(path)
     except (FileNotFoundError, ValueError):
@@ -37,7 +35,7 @@ async def connect(path: Path, partition: UUID) -> SocketStream | None:
     plain = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         await connect_socket(plain, ("127.0.0.1", port))
-        plain.send(secret + partition.bytes)  # a fresh socket has room
+        plain.send(secret + partition.bytes)  # a new socket has buffer space
     except ConnectionRefusedError:
         plain.close()
         return None
@@ -72,7 +70,7 @@ async def listen(
 
 
 class _AcceptedStream(SocketStream):
-    """The listener's end, which learns by a handshake who dialled."""
+    """The listener's end, which identifies the dialer by a handshake."""
 
     def __init__(self, sock: AnySocket, secret: bytes, name_peer: Callable[[UUID], str]) -> None:
         super().__init__(sock)
@@ -103,7 +101,7 @@ def _read(path: Path) -> tuple[int, bytes]:
 
 
 async def _is_alive(path: Path) -> bool:
-    """Whether the listener that wrote ``path`` still listens."""
+    """Whether the listener that wrote ``path`` is still listening."""
     try:
         port, _ = _read(path)
     except (FileNotFoundError, ValueError):

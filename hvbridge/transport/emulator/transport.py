@@ -1,15 +1,14 @@
-"""The emulator: partitions and services on one machine, with Hyper-V's rules for who reaches whom.
+"""The emulator's transport: partitions and services on one machine, with Hyper-V's rules of addressing.
 
-Owns: matching VmIds and ServiceIds, the unreachable VM, the silent service, the denied service. Refuses: moving
-bytes (a carrier does: Unix-domain sockets, or loopback TCP where the platform has none), and being chosen
-without being asked for.
+Implements VM and service ids, unreachable VMs, services without a listener and denied services. A carrier moves the
+bytes: Unix-domain sockets, or loopback TCP on platforms without them.
 
-Processes meet in a directory, which only its owner may enter:
+Processes meet in a directory that only its owner can enter:
 
-    DIR/host, DIR/<vm id>     a partition; the VM runs while its directory exists
-    DIR/registered/<id>       a service registered on the host, with its name in it
-    DIR/<digest>              a listener: a digest of partition, scope and service names it, since the
-                              path of a Unix socket has no room for three GUIDs
+    DIR/host, DIR/<vm id>     a partition; a VM is running while its directory exists
+    DIR/registered/<id>       a service registered on the host; contains its name
+    DIR/<digest>              a listener, named by a digest of partition, scope and service, because the
+                              path of a Unix socket is too short for three GUIDs
 """
 
 import errno
@@ -40,12 +39,12 @@ class Carrier(Protocol):
     """Moves bytes between two processes that meet at a path."""
 
     async def connect(self, path: Path, partition: UUID) -> SocketStream | None:
-        """Connect from ``partition``; None when nobody listens at ``path``. Raises OSError."""
+        """Connect from ``partition``; None if nothing listens at ``path``. Raises OSError."""
 
     async def listen(
         self, path: Path, where: str, options: ListenOptions, name_peer: Callable[[UUID], str]
     ) -> Listener:
-        """Listen at ``path``, over the remains of a process that is gone. Raises OSError."""
+        """Listen at ``path``, replacing what a dead process left there. Raises OSError."""
 
 
 class EmulatorTransport:
@@ -62,7 +61,7 @@ class EmulatorTransport:
     async def dial(self, endpoint: HypervEndpoint, options: DialOptions) -> SocketStream:
         """Connect, and return the stream, which the caller closes. Raises `DialError`.
 
-        Where nobody listens it stays silent, as a Linux guest does, and the caller's deadline ends it.
+        Without a listener it does not respond, like a Linux guest, until the caller's deadline.
         """
         if not self._may_use(endpoint.service):
             raise DialError(endpoint, Cause.NOT_PERMITTED)
@@ -103,7 +102,7 @@ class EmulatorTransport:
             raise ListenError(endpoint, listen_cause(error), error) from error
 
     def fault(self, endpoint: Endpoint, role: str) -> Problem | None:
-        """Say why this partition cannot use ``endpoint`` in that role."""
+        """Return why this partition cannot use ``endpoint`` in that role."""
         assert isinstance(endpoint, HypervEndpoint)
         if endpoint.vm == PARENT and self.partition == HOST:
             return Problem(
@@ -116,7 +115,7 @@ class EmulatorTransport:
         return Problem(f"a VM {what}", "write hyperv://parent/SERVICE")
 
     def start_vm(self, vm: UUID) -> None:
-        """Let ``vm`` be running."""
+        """Mark ``vm`` as running."""
         make_private_directory(self.directory)
         self._home(vm).mkdir(exist_ok=True)
 
@@ -126,7 +125,7 @@ class EmulatorTransport:
         return EmulatorRegistry(self.directory).has(service)
 
     def _partition_reached_by(self, vm: UUID) -> UUID | None:
-        """The partition that ``vm`` means here; None where nothing of that id can be reached."""
+        """The partition that ``vm`` stands for here; None if it cannot be reached."""
         if vm == LOOPBACK:
             return self.partition
         if self.partition == HOST:
@@ -134,7 +133,7 @@ class EmulatorTransport:
         return HOST if vm == PARENT else None  # Hyper-V connects parents and children, never siblings.
 
     def _scopes_that_accept(self, target: UUID) -> tuple[UUID, ...]:
-        """The VmIds to which a listener in ``target`` may be bound to hear this partition, closest first."""
+        """The VM ids on which a listener in ``target`` accepts from this partition, most specific first."""
         if target == self.partition:
             return (LOOPBACK, ANY)
         if target == HOST:
@@ -165,7 +164,7 @@ def _problem(error: OSError) -> Problem:
 
 
 def make_private_directory(directory: Path) -> None:
-    """Make ``directory`` for its owner alone, or check that it is. Raises OSError."""
+    """Create ``directory`` private to its owner; refuse one that belongs to another user. Raises OSError."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     check_private_directory(directory)
 

@@ -1,10 +1,9 @@
 """The emulator's carrier over Unix-domain sockets.
 
-Owns: the handshake, and telling a reset from an end, which Unix sockets cannot. Refuses: rules of addressing.
-
-The dialer sends its partition's id and, with it, a file of two bytes that both ends then share. Whoever ends
-its data cleanly writes its byte first; an end without that byte is a reset, also when a process died. The
-connection's own bytes stay plain, so that any way of moving them will do.
+Unix sockets cannot distinguish a reset from a clean end, so the dialer sends, with the id of its partition, the
+descriptor of a two-byte file that both ends share. An end that closes cleanly first writes its byte; EOF without that
+byte is a reset, including when a process is killed. The data of the connection is unchanged, so that any splicer can
+move it.
 """
 
 import array
@@ -23,16 +22,16 @@ from hvbridge.transport.listener import AnySocket, Listener
 from hvbridge.transport.options import ListenOptions
 from hvbridge.transport.stream import HandshakeError, SocketStream
 
-assert sys.platform != "win32", "the carrier there is `emulator_tcp`"
+assert sys.platform != "win32", "the carrier there is `emulator.tcp`"
 
 _DIALER, _LISTENER = 0, 1
-"""Which byte of the shared file is whose."""
+"""The index of each end's byte in the shared file."""
 _CLEAN = b"\1"
 _HEADER_BYTES = 16
 
 
 async def connect(path: Path, partition: UUID) -> SocketStream | None:
-    """Connect and shake hands; None when nobody listens at ``path``. Raises OSError."""
+    """Connect and send the handshake; None if nothing listens at ``path``. Raises OSError."""
     try:
         plain = await unix.connect(str(path))
     except (FileNotFoundError, ConnectionRefusedError):
@@ -40,7 +39,7 @@ async def connect(path: Path, partition: UUID) -> SocketStream | None:
     ends = _shared_file()
     try:
         rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [ends]))
-        plain.sendmsg([partition.bytes], [rights])  # a fresh socket has room
+        plain.sendmsg([partition.bytes], [rights])  # a new socket has buffer space
     except BaseException:
         os.close(ends)
         plain.close()
@@ -57,7 +56,7 @@ async def listen(
 
 
 class _EmulatorStream(SocketStream):
-    """A Unix stream whose resets are known by the byte that its peer did not write."""
+    """A Unix stream that detects a reset by the byte that its peer did not write."""
 
     close_ends_data = False
 
@@ -83,7 +82,7 @@ class _EmulatorStream(SocketStream):
 
 
 class _AcceptedStream(_EmulatorStream):
-    """The listener's end, which learns by a handshake who dialled."""
+    """The listener's end, which identifies the dialer by a handshake."""
 
     def __init__(self, sock: AnySocket, name_peer: Callable[[UUID], str]) -> None:
         super().__init__(sock, _LISTENER)

@@ -1,6 +1,6 @@
-"""The VMs of the emulator: each a directory, with its name and its state in files.
+"""The VMs of the emulator: a directory per VM, with its name and state in files.
 
-Owns: those two files. Refuses: what happens inside a VM; starting one marks it as running, no more.
+Starting a VM only marks it as running.
 """
 
 from pathlib import Path
@@ -18,14 +18,14 @@ class EmulatorDirectory:
         self._directory = directory
 
     async def vms(self) -> list[Vm]:
-        """As `VmDirectory.vms`, from name to name."""
+        """As `VmDirectory.vms`, sorted by name."""
         homes = self._directory.iterdir() if self._directory.is_dir() else iter(())
         found = [(home, parse_guid(home.name)) for home in homes if home.is_dir()]
         vms = [Vm(_read(home / "name") or str(vm), vm, state(home)) for home, vm in found if vm is not None]
         return sorted(vms, key=lambda vm: (vm.name, vm.id))
 
     async def wsl_vm_id(self, *, start: bool) -> UUID:
-        """As `VmDirectory.wsl_vm_id`: the emulated VM that is called wsl."""
+        """As `VmDirectory.wsl_vm_id`: the emulated VM named wsl."""
         for vm in await self.vms():
             if vm.name == "wsl":
                 return vm.id
@@ -39,25 +39,25 @@ class EmulatorDirectory:
         """As `VmDirectory.save`."""
         self._set(vm, VmState.SAVED)
 
-    def add(self, name: str, vm: UUID, at_first: VmState = VmState.RUNNING) -> None:
-        """Make a VM, or rename one. Raises OSError."""
+    def add(self, name: str, vm: UUID, initial: VmState = VmState.RUNNING) -> None:
+        """Create or rename a VM. Raises OSError."""
         home = self._directory / str(vm)
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         (home / "name").write_text(name, encoding="utf-8")
-        self._set(vm, at_first)
+        self._set(vm, initial)
 
-    def _set(self, vm: UUID, now: VmState) -> None:
+    def _set(self, vm: UUID, new: VmState) -> None:
         home = self._directory / str(vm)
         if not home.is_dir():
             raise VmError(f"the emulator has no VM {vm}", "write one from `hvbridge vms`")
-        (home / "state").write_text(now, encoding="utf-8")
+        (home / "state").write_text(new, encoding="utf-8")
 
 
 def state(home: Path) -> VmState:
-    """The state of the VM whose directory is ``home``; without a word about it, a VM runs."""
-    said = _read(home / "state")
+    """Return the state of the VM whose directory is ``home``; running by default."""
+    text = _read(home / "state")
     try:
-        return VmState(said) if said else VmState.RUNNING
+        return VmState(text) if text else VmState.RUNNING
     except ValueError:
         return VmState.UNKNOWN
 

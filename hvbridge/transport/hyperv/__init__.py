@@ -1,1 +1,1 @@
-"""Hyper-V sockets: AF_HYPERV on Windows, AF_VSOCK in a Linux guest, and VMs that are called by name."""
+"""Hyper-V sockets: AF_HYPERV on Windows, AF_VSOCK in a Linux guest, and VMs by name."""

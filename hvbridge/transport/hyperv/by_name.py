@@ -1,7 +1,4 @@
-"""hyperv endpoints whose VM is called by its name: looked up, then dialled or bound by id.
-
-Owns: when a name is looked up anew. Refuses: how VMs are found (`hvbridge.hyperv.vms`), and sockets.
-"""
+"""hyperv endpoints with a VM name: the name is resolved, then the VM is dialled or bound by id."""
 
 from functools import partial
 from uuid import UUID
@@ -20,14 +17,14 @@ from hvbridge.transport.stream import SocketStream
 
 _WSL_INTERVAL = 5.0
 _INTERVAL = 60.0
-"""Seconds between looks at what a listener's VM is: WSL's has another id after each start, and asking costs little;
-another VM only when it is made anew, and asking costs a PowerShell."""
+"""Seconds between lookups of a listener's VM. WSL's VM gets a new id at each start, and the lookup is cheap; another VM
+gets one only if it is recreated, and the lookup takes a PowerShell process."""
 
 
 class NamedHypervTransport:
-    """Dials and listens on VMs by name, through the transport that knows them by id.
+    """Dials and listens on VMs by name, through a transport that takes ids.
 
-    Without a resolver this machine has no names for VMs, and every endpoint is a fault.
+    Without a resolver, this machine has no VM names, and every endpoint is a fault.
     """
 
     def __init__(self, by_id: Transport, resolver: VmResolver | None) -> None:
@@ -35,7 +32,7 @@ class NamedHypervTransport:
         self._resolver = resolver
 
     async def dial(self, endpoint: NamedHypervEndpoint, options: DialOptions) -> SocketStream:
-        """Look the VM up, and connect. Raises `DialError`."""
+        """Resolve the VM, and connect. Raises `DialError`."""
         if self._resolver is None:
             raise DialError(endpoint, Cause.UNAVAILABLE, problem=self.fault(endpoint, "connect"))
         try:
@@ -43,7 +40,7 @@ class NamedHypervTransport:
             try:
                 return await self._by_id.dial(endpoint.at(vm), options)
             except DialError as error:
-                # WSL's VM, and a VM made anew under its name, have another id now.
+                # WSL's VM, or a VM that was recreated with the same name, may have a new id.
                 if error.cause is Cause.NOT_RUNNING:
                     fresh = await self._resolver.refresh(endpoint.vm, vm)
                     if fresh != vm:
@@ -57,7 +54,7 @@ class NamedHypervTransport:
             ) from error
 
     async def listen(self, endpoint: NamedHypervEndpoint, options: ListenOptions) -> list[Listener]:
-        """Look the VM up, and listen for it. Raises `ListenError`."""
+        """Resolve the VM, and listen for it. Raises `ListenError`."""
         if self._resolver is None:
             raise ListenError(endpoint, Cause.UNAVAILABLE, problem=self.fault(endpoint, "listen"))
         try:
@@ -79,7 +76,7 @@ class NamedHypervTransport:
         return [RebindingListener(str(endpoint), vm, listener, look=look, bind=bind, interval=interval)]
 
     def fault(self, endpoint: NamedHypervEndpoint, role: Role) -> Problem | None:
-        """Say why no VM can be called by its name here."""
+        """Return why VM names cannot be used here; None if they can."""
         if self._resolver is not None:
             return None
         near = nearest(endpoint.vm, VM_WILDCARDS)

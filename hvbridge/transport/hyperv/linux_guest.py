@@ -1,9 +1,7 @@
 """hyperv endpoints in a Linux guest, where Hyper-V sockets are AF_VSOCK over hv_sock.
 
-Owns: the translation of VM and service GUIDs to CID and port. Refuses: sockets (`vsock` has them).
-
-net/vmw_vsock/hyperv_transport.c: host and guest only, services of the vsock template only, CID 2 is the
-host, and listeners bind the wildcard CID.
+Translates VM and service GUIDs to CIDs and ports. From net/vmw_vsock/hyperv_transport.c: host and guest only, services
+of the vsock template only, CID 2 is the host, and listeners bind the wildcard CID.
 """
 
 from hvbridge.address.endpoint import Endpoint, HypervEndpoint, VsockEndpoint
@@ -23,7 +21,7 @@ _CID_OF = {
 
 
 class HypervGuestTransport:
-    """Dials and listens on a Linux guest's half of Hyper-V sockets."""
+    """Dials and listens on the Linux guest side of Hyper-V sockets."""
 
     async def dial(self, endpoint: HypervEndpoint, options: DialOptions) -> SocketStream:
         """Connect over AF_VSOCK, and return the stream, which the caller closes. Raises `DialError`."""
@@ -40,19 +38,19 @@ class HypervGuestTransport:
             raise ListenError(endpoint, error.cause, error.error, error.advice) from error
 
     def fault(self, endpoint: Endpoint, role: str) -> Problem | None:
-        """Say why a Linux guest cannot use ``endpoint`` in that role."""
+        """Return why a Linux guest cannot use ``endpoint`` in that role."""
         assert isinstance(endpoint, HypervEndpoint)
         if port_of_service_id(endpoint.service) is None:
             return Problem(
-                f"a Linux guest has only services of the vsock template, and {endpoint.service} is none",
-                "write a port number, and its GUID (hvbridge guid PORT) on the other side",
+                f"a Linux guest has only services of the vsock template, and {endpoint.service} is not one",
+                "write a port number here, and its GUID (hvbridge guid PORT) on the other side",
             )
         if endpoint.vm not in _CID_OF[role]:
-            return Problem("a Linux guest reaches its host only", "write hyperv://parent/SERVICE")
+            return Problem("a Linux guest can reach only its host", "write hyperv://parent/SERVICE")
         return None
 
 
 def _translate(endpoint: HypervEndpoint, role: str) -> VsockEndpoint:
     port = port_of_service_id(endpoint.service)
-    assert port is not None  # `fault` has been asked before
+    assert port is not None  # `fault` has checked this
     return VsockEndpoint(_CID_OF[role][endpoint.vm], port)

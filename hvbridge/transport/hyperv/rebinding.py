@@ -1,8 +1,6 @@
-"""A listener for a VM that is called by its name, and whose id may change: it follows.
+"""A listener for a VM by name, which rebinds when the VM's id changes.
 
-Owns: looking, and binding anew. Refuses: how VMs are found, and how a listener is bound.
-
-WSL's utility VM has another id each time it starts, and a listener hears only the id that it was bound to.
+WSL's utility VM gets a new id each time it starts, and a listener accepts only from the id that it was bound to.
 """
 
 import logging
@@ -20,9 +18,9 @@ logger = logging.getLogger(__name__)
 
 
 class RebindingListener(Listener):
-    """Listens for one VM by way of another listener, which it closes and replaces when the VM's id changes.
+    """Listens for one VM through another listener, which it replaces when the VM's id changes.
 
-    ``look`` returns the id that the name means now, every ``interval`` seconds while nobody connects.
+    ``look`` returns the current id of the VM; it is called every ``interval`` seconds while no client connects.
     """
 
     def __init__(
@@ -42,15 +40,15 @@ class RebindingListener(Listener):
         self._bind = bind
         self._interval = interval
         self._next_look = trio.current_time() + interval
-        self._is_failure_told = False
+        self._failure_logged = False
 
     async def wait_acceptable(self) -> None:
-        """As `Listener.wait_acceptable`, following the VM meanwhile."""
+        """As `Listener.wait_acceptable`; rebinds meanwhile if the VM's id changes."""
         while True:
             with trio.CancelScope(deadline=self._next_look):
                 await self._listener.wait_acceptable()
                 return
-            await self._follow()
+            await self._rebind()
             self._next_look = trio.current_time() + self._interval
 
     def accept_nowait(self, at_most: int) -> list[SocketStream]:
@@ -61,19 +59,19 @@ class RebindingListener(Listener):
         """As `Listener.close`."""
         self._listener.close()
 
-    async def _follow(self) -> None:
+    async def _rebind(self) -> None:
         try:
             vm = await self._look()
             if vm == self._vm:
                 return
             listener = await self._bind(vm)
         except VmError:
-            return  # it does not run, or cannot be asked for: nobody will connect until it can
+            return  # not running, or not available: no client can connect until it is
         except ListenError as error:
-            if not self._is_failure_told:
+            if not self._failure_logged:
                 logger.warning("%s", error)
-            self._is_failure_told = True
+            self._failure_logged = True
             return
         logger.info("%s has another id: listening for %s, no longer for %s", self.where, vm, self._vm)
         self._listener.close()
-        self._listener, self._vm, self._is_failure_told = listener, vm, False
+        self._listener, self._vm, self._failure_logged = listener, vm, False

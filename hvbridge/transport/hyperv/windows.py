@@ -1,10 +1,7 @@
-"""AF_HYPERV on Windows: Hyper-V sockets as CPython 3.12 and later offer them.
+"""AF_HYPERV on Windows: Hyper-V sockets in CPython 3.12 and later, on a host or in a guest.
 
-Owns: hyperv endpoints on a real Hyper-V host or guest, and the choice of how to connect. Refuses: VM names,
-registration, and Linux (`hyperv_guest`).
-
-CPython's rules (Modules/socketmodule.c): an address is a tuple of two str, GUIDs without braces; the
-protocol must be given; answers come in lower case.
+CPython's rules (Modules/socketmodule.c): an address is a tuple of two str, GUIDs without braces; the protocol must be
+given; returned GUIDs are in lower case.
 """
 
 import socket
@@ -28,18 +25,18 @@ _CONNECT_TIMEOUT = 1
 _CONNECTED_SUSPEND = 4
 
 _WAIT_UNSUPPORTED = frozenset({10022, 10045})
-"""WSAEINVAL, WSAEOPNOTSUPP: what waiting on a socket raises where it cannot be waited for."""
+"""WSAEINVAL, WSAEOPNOTSUPP: errors of waiting for a socket that does not support it."""
 
-_USE_THREADS = 'sockets of this family cannot be waited for here; set connect_mode = "thread"'
+_USE_THREADS = 'the event loop cannot wait for sockets of this family here; set connect_mode = "thread"'
 
 _connecting_threads = trio.CapacityLimiter(1024)
-"""Blocking connects at once; the dial slots of the forwards bound them long before this does."""
+"""Most blocking connects at once; the forwards' dial slots are far lower limits."""
 
 
 class HypervTransport:
     """Dials and listens through AF_HYPERV sockets.
 
-    ``blocking_socket`` makes the socket of a connect in a thread, and ``adopt`` takes it into trio.
+    ``blocking_socket`` creates the socket of a connect in a thread, and ``adopt`` wraps it for trio.
     """
 
     def __init__(
@@ -78,7 +75,7 @@ class HypervTransport:
         return [SocketListener(sock, str(endpoint), _accepted)]
 
     def fault(self, endpoint: Endpoint, role: str) -> Problem | None:
-        """Return None: whether this is a host or a guest, only bind and connect tell."""
+        """Return None: only bind and connect show whether this is a host or a guest."""
         return None
 
     async def _connect(self, endpoint: HypervEndpoint, options: DialOptions) -> trio.socket.SocketType:
@@ -93,7 +90,7 @@ class HypervTransport:
             if mode != "auto":
                 reason = error if isinstance(error, OSError) else OSError(str(error))
                 raise DialError(endpoint, Cause.UNKNOWN, reason, _USE_THREADS) from error
-        # Sockets of this family cannot be waited for here, and that will not change while we run.
+        # The event loop cannot wait for such sockets here, and that will not change in this process.
         self._auto_uses_threads = True
         return await self._connect_in_thread(endpoint, options)
 
@@ -112,13 +109,13 @@ class HypervTransport:
                 sock.close()
                 raise
             connected.append(sock)
-            if abandoned:  # Nobody waits for it any more, so it is this thread's to close.
+            if abandoned:  # The caller was cancelled, so this thread closes the socket.
                 sock.close()
 
         try:
             await trio.to_thread.run_sync(connect, abandon_on_cancel=True, limiter=_connecting_threads)
         except trio.Cancelled:
-            # Set first, then look: whichever of the two threads comes second closes the socket.
+            # Set the flag first, then check: whichever thread comes second closes the socket.
             abandoned = True
             for sock in connected:
                 sock.close()
@@ -138,7 +135,7 @@ async def _connect_nonblocking(endpoint: HypervEndpoint, options: DialOptions) -
 
 
 def _prepare(sock: socket.socket | trio.socket.SocketType, options: DialOptions) -> None:
-    # Without the option Windows gives up after 2 s, or not at all.
+    # Without this option, Windows times out after 2 s, or not at all.
     milliseconds = max(1, int(min(options.timeout, LONGEST_CONNECT) * 1000))
     sock.setsockopt(HV_PROTOCOL_RAW, _CONNECT_TIMEOUT, milliseconds)
     if options.connected_suspend:
@@ -152,8 +149,8 @@ def _address(endpoint: HypervEndpoint) -> tuple[str, str]:
 def _is_wait_failure(error: RuntimeError | OSError) -> bool:
     """Whether waiting for the socket failed, rather than the connect itself.
 
-    trio raises RuntimeError when it cannot find a base socket to poll. An error of the poll carries
-    ``winerror``; the outcome of a connect comes from SO_ERROR and does not.
+    trio raises RuntimeError if it cannot find a base socket to poll. An error of the poll has ``winerror``; the result
+    of a connect comes from SO_ERROR and has none.
     """
     if isinstance(error, RuntimeError):
         return True
