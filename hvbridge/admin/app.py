@@ -44,7 +44,7 @@ def build_app(
     stopping: trio.Event,
 ) -> ASGIApp:
     """Return the application. Event streams end when ``stopping`` is set; all other responses end by themselves."""
-    api = _Api(
+    api = Api(
         control,
         stats,
         metrics.Metrics(control, stats),
@@ -60,7 +60,7 @@ def build_app(
     return ErrorBoundary(AuthMiddleware(app, listen, token))
 
 
-def routes(api: "_Api") -> list[Route]:
+def routes(api: "Api") -> list[Route]:
     """Return every route. GET routes also answer HEAD."""
     v1 = "/api/v1"
     return [
@@ -81,7 +81,7 @@ def routes(api: "_Api") -> list[Route]:
 
 
 @dataclass(frozen=True)
-class _Api:
+class Api:
     """The handlers of the routes."""
 
     control: BridgeControl

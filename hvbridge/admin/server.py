@@ -21,15 +21,15 @@ from hvbridge.transport.stream import SocketStream
 
 logger = logging.getLogger(__name__)
 
-_MAX_CONNECTIONS = 128
+MAX_CONNECTIONS = 128
 """At once. Descriptors are for the connections that are forwarded."""
-_GRACE = 1.0
+GRACE = 1.0
 """Seconds from a cancellation until responses in progress are aborted."""
 
 
 async def bind(listen: Endpoint) -> list[Listener]:
     """Bind the listeners of an endpoint; the caller closes them. Raises `ListenError`."""
-    return await native_network().listen(listen, ListenOptions(backlog=_MAX_CONNECTIONS))
+    return await native_network().listen(listen, ListenOptions(backlog=MAX_CONNECTIONS))
 
 
 async def serve(
@@ -84,7 +84,7 @@ class _Server:
                 closing.cancel_scope.cancel()
 
     async def _cut(self, connections: trio.CancelScope) -> None:
-        await trio.sleep(_GRACE)
+        await trio.sleep(GRACE)
         connections.cancel()
 
     async def serve_connection(self, stream: SocketStream) -> None:
@@ -106,7 +106,7 @@ class _Server:
 
         It is an idle one where there is one, of the source that has the most, and of these the oldest.
         """
-        if len(self._connections) < _MAX_CONNECTIONS:
+        if len(self._connections) < MAX_CONNECTIONS:
             return
         shares = Counter(connection.source for connection in self._connections)
         victim = min(self._connections, key=lambda one: (not one.is_idle, -shares[one.source]))

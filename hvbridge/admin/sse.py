@@ -12,9 +12,9 @@ from hvbridge.admin.schemas import encode, snapshot
 from hvbridge.admin.stats import Statistics, StreamEvent, Subscriber
 from hvbridge.proxy.control import BridgeControl
 
-_SNAPSHOT_INTERVAL = 1.0
+SNAPSHOT_INTERVAL = 1.0
 """Seconds."""
-_PACE = 0.25
+PACE = 0.25
 """Seconds between batches of events: soon enough for a person, and a bound on the cost of thousands of them."""
 
 
@@ -30,7 +30,7 @@ class Snapshots:
     def frame(self) -> bytes:
         """Return an encoded snapshot that is less than a second old."""
         now = trio.current_time()
-        if now - self._made >= _SNAPSHOT_INTERVAL:
+        if now - self._made >= SNAPSHOT_INTERVAL:
             self._made = now
             self._frame = _frame("snapshot", snapshot(self._control, self._stats))
         return self._frame
@@ -65,11 +65,11 @@ class EventStream(Response):
             frames = [_frame_of(event) for event in subscriber.take()]
             if trio.current_time() >= next_snapshot:
                 frames.append(self._snapshots.frame())
-                next_snapshot = trio.current_time() + _SNAPSHOT_INTERVAL
+                next_snapshot = trio.current_time() + SNAPSHOT_INTERVAL
             if frames:
                 # Blocks while the reader is slow; meanwhile events are queued, and snapshots skipped.
                 await send({"type": "http.response.body", "body": b"".join(frames), "more_body": True})
-            with trio.move_on_after(_PACE):
+            with trio.move_on_after(PACE):
                 await self._stopping.wait()
 
 

@@ -145,6 +145,11 @@ class Statistics:
         """Seconds since the start, by a monotonic clock."""
         return monotonic() - self._started
 
+    @property
+    def subscribers(self) -> int:
+        """How many hear of events now."""
+        return len(self._subscribers)
+
     def recent(self) -> list[Closing]:
         """Return the last closings, newest first."""
         return [_closing(raw) for raw in reversed(self._recent)]

@@ -30,7 +30,7 @@ from hvbridge.transport.errors import Cause, dial_cause, error_text
 
 TOKEN_VARIABLE = "HVBRIDGE_ADMIN_TOKEN"  # noqa: S105 - its name, not a token
 
-_TIMEOUT = 5.0
+TIMEOUT = 5.0
 """Seconds for a read: the bridge is on this machine, or near."""
 _CHANGE_TIMEOUT = 60.0
 """Seconds for a change, which may wait for names to be resolved and for listeners to be bound."""
@@ -84,7 +84,7 @@ class AdminClient:
 
     def unready(self) -> Mapping[str, str]:
         """Why the bridge is not ready, by forward name; empty when it is ready."""
-        answer = self._ask("GET", "/readyz", _TIMEOUT)
+        answer = self._ask("GET", "/readyz", TIMEOUT)
         if answer.status == http.client.OK:
             return {}
         if answer.status != http.client.SERVICE_UNAVAILABLE:
@@ -102,7 +102,7 @@ class AdminClient:
 
     def get(self, path: str) -> Any:
         """Return the JSON document at ``path``."""
-        answer = self._ask("GET", path, _TIMEOUT)
+        answer = self._ask("GET", path, TIMEOUT)
         if answer.status != http.client.OK:
             raise self._refusal(answer)
         return answer.body

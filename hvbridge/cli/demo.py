@@ -31,7 +31,7 @@ from hvbridge.transport.emulator.vms import EmulatorDirectory
 
 _VM = "de300000-0000-4000-8000-00000000c0de"
 _MIB = 1024 * 1024
-_BULK = 256 * _MIB
+BULK = 256 * _MIB
 _PAGE = b"""<!doctype html>
 <title>hvbridge demo</title>
 <h1>This page came out of a VM that has no network.</h1>
@@ -164,15 +164,15 @@ async def _move_bulk(console: Console, echo: TcpEndpoint) -> bool:
     async with await trio.open_tcp_stream(echo.host, echo.port) as stream:
 
         async def send() -> None:
-            for _ in range(_BULK // _MIB):
+            for _ in range(BULK // _MIB):
                 sent.update(block)
                 await stream.send_all(block)
                 progress.advance(up, _MIB)
             await stream.send_eof()
 
         with Progress(*columns, TransferSpeedColumn(), console=console) as progress:
-            up = progress.add_task("into the VM", total=_BULK)
-            down = progress.add_task("and back", total=_BULK)
+            up = progress.add_task("into the VM", total=BULK)
+            down = progress.add_task("and back", total=BULK)
             began = trio.current_time()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(send)
@@ -182,8 +182,8 @@ async def _move_bulk(console: Console, echo: TcpEndpoint) -> bool:
             seconds = trio.current_time() - began
     same = sent.digest() == received.digest()
     console.print(
-        f"[bold]{_BULK // _MIB} MiB[/] each way in {seconds:.1f} s, "
-        f"{2 * _BULK / _MIB / seconds:.0f} MiB/s in total, "
+        f"[bold]{BULK // _MIB} MiB[/] each way in {seconds:.1f} s, "
+        f"{2 * BULK / _MIB / seconds:.0f} MiB/s in total, "
         f"sha256 {received.hexdigest()[:16]}… "
         + ("[green]identical on both ends[/]" if same else "[red]differs from the data sent[/]")
     )

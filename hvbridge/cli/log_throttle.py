@@ -13,7 +13,7 @@ WRITTEN_IN_ALL = 100
 """Closings of all peers in a window that are logged: more would tell a person nothing new."""
 OTHERS = "others"
 """The peer in the count of those that exceed `WRITTEN_IN_ALL`."""
-_MOST_PEERS = 1024
+MOST_PEERS = 1024
 """Peers that are tracked; beyond that, the one with the oldest window is flushed."""
 
 
@@ -55,7 +55,7 @@ class LogThrottle:
             peer = OTHERS
         window = self._windows.get((forward, peer))
         if window is None:
-            if len(self._windows) >= _MOST_PEERS:
+            if len(self._windows) >= MOST_PEERS:
                 self._close_oldest()
             window = self._windows[forward, peer] = _Window(self._clock())
         if window.written < WRITTEN and peer != OTHERS:

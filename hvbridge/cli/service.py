@@ -44,7 +44,7 @@ _ACCOUNTS = {
 @exit_code(ServiceError)
 def install(path: Path, *, name: str, user: str, grace: str) -> None:
     """Install a service that runs the config at ``path``."""
-    manager = _manager()
+    manager = service_manager()
     seconds = parse_duration(grace)
     _check_name(name)
     config = load(path)
@@ -66,7 +66,7 @@ def install(path: Path, *, name: str, user: str, grace: str) -> None:
 @exit_code(ServiceError)
 def uninstall(*, name: str) -> None:
     """Stop the service and remove it."""
-    manager = _manager()
+    manager = service_manager()
     if manager.find(name) is None:
         typer.echo(f"{quote(name)} is not installed")
         return
@@ -78,7 +78,7 @@ def uninstall(*, name: str) -> None:
 @exit_code(ServiceError)
 def status(*, name: str) -> int:
     """Print the state of the service."""
-    found = _manager().find(name)
+    found = service_manager().find(name)
     if found is None:
         typer.echo(f"{quote(name)} is not installed")
         return EXIT_FAILURE
@@ -104,7 +104,8 @@ def run(path: Path, *, grace: str) -> None:
     host(lambda tell, log: Service(serve, grace=seconds, tell=tell, log=log))
 
 
-def _manager() -> ServiceManager:
+def service_manager() -> ServiceManager:
+    """The service control manager of this Windows. Raises `ServiceError` on what is no Windows, or lacks pywin32."""
     with _needs():
         from hvbridge.service.windows.manager import WindowsServiceManager
     return WindowsServiceManager()

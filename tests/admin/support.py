@@ -4,7 +4,7 @@ import http.client
 import json
 import socket
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -198,6 +198,13 @@ async def serving(
             nursery.cancel_scope.cancel()
     finally:
         close_all(listeners)
+
+
+async def until(happened: Callable[[], object]) -> None:
+    """Wait, for a while, until something is so that nothing tells of."""
+    with trio.fail_after(PATIENCE):
+        while not happened():
+            await trio.sleep(0.01)
 
 
 def connect(where: str) -> socket.socket:

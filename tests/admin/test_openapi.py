@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hvbridge.admin.app import _Api, routes
+from hvbridge.admin.app import Api, routes
 from hvbridge.admin.openapi import document
 from hvbridge.proxy.events import ConnectionClosed
 from hvbridge.splice import Reason
@@ -19,7 +19,7 @@ REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "admin-api.md"
 def served() -> set[tuple[str, str]]:
     """Every method and path that the application has."""
     nothing: Any = None
-    api = _Api(nothing, nothing, nothing, nothing, nothing, True)
+    api = Api(nothing, nothing, nothing, nothing, nothing, True)
     return {
         (method, route.path) for route in routes(api) for method in route.methods or () if method != "HEAD"
     }

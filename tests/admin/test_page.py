@@ -115,8 +115,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Server]]:
     """Start endpoints that end with the test, and send snapshots so often that nobody waits for them."""
     servers: list[Server] = []
-    monkeypatch.setattr(events, "_SNAPSHOT_INTERVAL", 0.2)
-    monkeypatch.setattr(events, "_PACE", 0.1)
+    monkeypatch.setattr(events, "SNAPSHOT_INTERVAL", 0.2)
+    monkeypatch.setattr(events, "PACE", 0.1)
 
     def start(bridge: LiveBridge, token: str | None = TOKEN) -> Server:
         servers.append(Server(bridge, token))

@@ -331,7 +331,7 @@ def test_a_bridge_that_hangs(
     peer: Callable[[bytes | None], str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """An endpoint that accepts and stays silent is given up after some seconds."""
-    monkeypatch.setattr(admin_client, "_TIMEOUT", 0.1)
+    monkeypatch.setattr(admin_client, "TIMEOUT", 0.1)
     endpoint = peer(None)
     assert sentence(endpoint, capsys) == f"{endpoint} did not answer within 0.1 s"
 

@@ -218,7 +218,7 @@ def test_demo_proves_itself() -> None:
     size = 256
     if "HVSHIM_DIR" in os.environ:  # under Wine that takes a minute, and an eighth shows as much
         size = 32
-        change = f"import hvbridge.cli.demo as demo; demo._BULK = {size << 20}"
+        change = f"import hvbridge.cli.demo as demo; demo.BULK = {size << 20}"
         program = (sys.executable, "-c", f"{change}; from hvbridge.__main__ import main; main()")
     done = run(*program, "demo", "--once")
     assert b"Traceback" not in done.stderr

@@ -76,6 +76,10 @@ class Manager:
         self._sock.bind(self.path)
         self._sock.settimeout(PATIENCE)
 
+    def be_patient(self, seconds: float) -> None:
+        """Wait so long for a message."""
+        self._sock.settimeout(seconds)
+
     def hear(self, *ignored: str) -> str:
         """Return the next message that is neither a status nor one of ``ignored``."""
         while (message := self._sock.recv(4096).decode()).startswith("STATUS=") or message in ignored:
@@ -141,10 +145,10 @@ def test_it_feeds_the_watchdog(place: Place, manager: Manager) -> None:
     os.kill(program.process.pid, signal.SIGSTOP)
     os.waitid(os.P_PID, program.process.pid, os.WSTOPPED)
     manager.hear_nothing("READY=1", "WATCHDOG=1")  # what it said before
-    manager._sock.settimeout(0.5)
+    manager.be_patient(0.5)
     with pytest.raises(TimeoutError):
         manager.hear()
     os.kill(program.process.pid, signal.SIGCONT)
-    manager._sock.settimeout(PATIENCE)
+    manager.be_patient(PATIENCE)
     assert manager.hear() == "WATCHDOG=1"
     assert program.stop() == 0

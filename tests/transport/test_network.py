@@ -327,17 +327,17 @@ async def test_a_closed_listener_says_that_it_is_closed() -> None:
         await listener.accept()
 
 
-async def test_every_dial_has_a_deadline(autojump_clock: trio.testing.MockClock) -> None:
+async def test_every_dial_has_a_deadline(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A transport that hangs is ended by the dial's timeout, with its cause."""
 
-    class Hanging:
-        async def dial(self, endpoint: object, options: object) -> None:
-            await trio.sleep_forever()
+    async def hang(endpoint: object, options: object) -> None:
+        await trio.sleep_forever()
 
-    network = native_network()
-    network._transports[TcpEndpoint] = Hanging()  # type: ignore[assignment]
+    monkeypatch.setattr(tcp, "dial", hang)
     with pytest.raises(DialError) as caught:
-        await network.dial(LOOPBACK, DialOptions(timeout=7))
+        await native_network().dial(LOOPBACK, DialOptions(timeout=7))
     assert caught.value.cause is Cause.TIMED_OUT
     assert trio.current_time() == pytest.approx(7)
 

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 import trio
 
-from hvbridge.address.endpoint import SystemdEndpoint, parse_endpoint
-from hvbridge.transport import network as network_module
+from hvbridge.address.endpoint import SystemdEndpoint
 from hvbridge.transport.errors import Cause, DialError, ListenError
 from hvbridge.transport.network import native_network
 from hvbridge.transport.options import DialOptions, ListenOptions
@@ -132,8 +131,7 @@ def test_a_config_may_name_what_only_systemd_knows() -> None:
 def test_other_systems_have_no_systemd(monkeypatch: pytest.MonkeyPatch) -> None:
     """On Windows and macOS the endpoint is a fault, with what to write."""
     monkeypatch.setattr(sys, "platform", "darwin")
-    transport = network_module._systemd()
-    assert str(transport.fault(parse_endpoint("systemd://web"), "listen")) == (
+    assert str(native_network().fault(WEB, "listen")) == (
         "systemd exists only on Linux; write tcp://127.0.0.1:PORT"
     )
 

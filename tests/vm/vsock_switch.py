@@ -136,7 +136,7 @@ class Device:
         self._cid = cid
         self._memory = Memory()
         self._rings = [Ring(), Ring(), Ring()]
-        self._waiting: deque[tuple[list[int], memoryview]] = deque()
+        self.waiting: deque[tuple[list[int], memoryview]] = deque()
         """Packets to the kernel, header fields and data. The vsock's own credit keeps them few."""
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(path)
@@ -167,7 +167,7 @@ class Device:
             self._front_end.sendall(MESSAGE.pack(request, VERSION | IS_REPLY, len(answer)) + answer)
         if request in (Request.SET_VRING_KICK, Request.SET_VRING_ENABLE):
             self._transmitted()
-            self._deliver()
+            self.deliver()
 
     def _answer(self, request: int, body: bytes, fds: list[int]) -> bytes | None:
         match request:
@@ -204,7 +204,7 @@ class Device:
                 elif fd >= 0:
                     self._rings[index].kick = fd
                     self._switch.watch(
-                        fd, {RECEIVE: self._deliver, TRANSMIT: self._transmitted}.get(index), drain=True
+                        fd, {RECEIVE: self.deliver, TRANSMIT: self._transmitted}.get(index), drain=True
                     )
             case _:
                 pass  # and SET_BACKEND_REQ_FD, whose descriptor User-Mode Linux wants kept open
@@ -225,23 +225,23 @@ class Device:
             fields = list(PACKET.unpack_from(packet))
             destination = self._switch.devices.get(fields[1])
             if destination is not None:
-                destination._waiting.append((fields, packet[PACKET.size :]))
+                destination.waiting.append((fields, packet[PACKET.size :]))
                 towards.add(destination)
         ring.interrupt()
         for destination in towards:
-            destination._deliver()
+            destination.deliver()
 
-    def _deliver(self) -> None:
+    def deliver(self) -> None:
         """Give the kernel what waits for it, in as many pieces as its buffers are short."""
         ring = self._rings[RECEIVE]
         if not ring.ready:
             return
-        while self._waiting and (taken := ring.take()) is not None:
+        while self.waiting and (taken := ring.take()) is not None:
             head, chain = taken
-            fields, data = self._waiting.popleft()
+            fields, data = self.waiting.popleft()
             room = sum(map(len, chain)) - PACKET.size
             if len(data) > room:
-                self._waiting.appendleft((fields, data[room:]))
+                self.waiting.appendleft((fields, data[room:]))
                 data = data[:room]
             fields[LENGTH] = len(data)
             packet = memoryview(PACKET.pack(*fields) + data)

@@ -290,7 +290,7 @@ class Machine:
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     """Give a machine on which nothing is installed."""
     machine = Machine(tmp_path)
-    monkeypatch.setattr(commands, "_manager", lambda: machine.manager)
+    monkeypatch.setattr(commands, "service_manager", lambda: machine.manager)
     monkeypatch.setattr(commands, "load", load_for_any_machine)
     for variable in ("HOME", "USERPROFILE"):
         monkeypatch.setenv(variable, str(machine.profile))
@@ -430,5 +430,5 @@ def test_without_pywin32_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch
         pytest.raises(ServiceError, match="needs pywin32, which is not") as raised,
     ):
         patch.setattr(sys, "platform", "win32")
-        commands._manager()
+        commands.service_manager()
     assert str(raised.value).endswith("-m pip install pywin32")

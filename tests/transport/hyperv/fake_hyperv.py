@@ -57,7 +57,7 @@ class FakeSocket(trio.socket.SocketType):
         self.closed = False
         self._stream: trio.StapledStream | None = None  # type: ignore[type-arg]
         self._ended = False
-        self._send_backlog, self._backlog = trio.open_memory_channel["FakeSocket"](1000)
+        self.incoming, self._backlog = trio.open_memory_channel["FakeSocket"](1000)
 
     # Properties that trio's interface has.
     family = property(lambda self: self._family)
@@ -104,7 +104,7 @@ class FakeSocket(trio.socket.SocketType):
         self._stream, accepted._stream = trio.testing.memory_stream_pair()
         self.peer = target
         accepted.peer = (str(uuid.UUID(int=7)), target[1])
-        listener._send_backlog.send_nowait(accepted)
+        listener.incoming.send_nowait(accepted)
 
     async def recv_into(self, buffer: memoryview, nbytes: int = 0, flags: int = 0) -> int:  # type: ignore[override]
         assert self._stream is not None
