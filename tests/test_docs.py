@@ -1,5 +1,7 @@
-"""The documentation says what is so: its configs load, its commands exist, its links lead somewhere, and the
-reference pages agree with the code. The tutorial's first part is run, word for word.
+"""The documentation says what is so.
+
+Its configs load, its commands exist, its links lead somewhere, and the reference pages agree with the code. The
+tutorial's first part is run, word for word.
 
 In the pages, a TOML block after ``<!-- faulty -->`` must be refused.
 """

@@ -149,7 +149,7 @@ def _check_name(name: str) -> None:
 
 def _base_python() -> str:
     """The base interpreter, also in a virtual environment; multiprocessing starts the same one."""
-    base: str = sys._base_executable  # type: ignore[attr-defined]
+    base: str = sys._base_executable  # type: ignore[attr-defined]  # noqa: SLF001 - no public name has it
     return base
 
 

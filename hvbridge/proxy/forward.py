@@ -136,7 +136,7 @@ class Forward:
         except trio.Cancelled:
             transfer.reason = Reason.SHUTDOWN
             raise
-        except Exception as error:  # one connection's bug must not end the others
+        except Exception as error:  # noqa: BLE001 - one connection's bug must not end the others
             transfer.reason, transfer.detail = Reason.INTERNAL_ERROR, repr(error)
             record.bug = error
         finally:

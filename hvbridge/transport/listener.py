@@ -82,7 +82,7 @@ class SocketListener(Listener):
         if plain is not None:
             # As socket.accept, but without converting these numbers to enums for each connection, which takes as long.
             self._kind = int(plain.family), int(plain.type), plain.proto
-            self._accept: Callable[[], tuple[int, object]] = plain._accept  # type: ignore[attr-defined]
+            self._accept: Callable[[], tuple[int, object]] = plain._accept  # type: ignore[attr-defined]  # noqa: SLF001
         self._waiting: SocketStream | None = None
         self._closed = False
 

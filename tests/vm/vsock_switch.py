@@ -1,4 +1,6 @@
-"""A switch between the vsock devices of several kernels: vsock_switch.py CID=SOCKET [CID=SOCKET ...]
+"""A switch between the vsock devices of several kernels.
+
+Run as vsock_switch.py CID=SOCKET [CID=SOCKET ...]
 
 Each kernel is a vhost-user front end that connects to its own Unix socket, shares its memory, and finds the
 virtio-vsock device of that CID there. A packet goes to the device of its destination CID. One to a CID that nobody

@@ -96,7 +96,7 @@ class Service:
         self._tell(Status(State.STARTING, wait_hint=_START_HINT))
         try:
             code = trio.run(self.main)
-        except Exception:  # otherwise lost: the manager would only see that the process exited
+        except Exception:  # noqa: BLE001 - otherwise lost: the manager would only see that the process exited
             self._log(EventId.BUG, f"stopped by a bug in hvbridge\n{traceback.format_exc()}")
             code = CANNOT_START
         self._tell(Status(State.STOPPED, exit_code=code))
