@@ -7,7 +7,7 @@ the machine supports, and the names of its services.
 import os
 import pathlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -136,6 +136,11 @@ class _Findings:
         self.faults.append((path, str(message)))
         if about_key:
             self._key_faults.add(path)
+
+    def add_all(self, path: Path, messages: Iterable[str | Problem | None]) -> None:
+        for message in messages:
+            if message is not None:
+                self.add(path, message)
 
     def spoils(self, path: Path) -> bool:
         """Whether a value already has a fault, so that further faults would only be consequences."""
@@ -339,28 +344,34 @@ def _check_endpoints(
             found.add(("forward", index, "idle_save"), message)
         listen, connect = table.get("listen"), table.get("connect")
         if isinstance(listen, Endpoint):
-            path = ("forward", index, "listen")
-            faults: list[str | Problem | None] = [judge(listen, "listen")]
-            if table.get("expose", False) is False and not table.get("allow"):
-                faults.append(placement.exposure_fault(listen))
+            found.add_all(
+                ("forward", index, "listen"), _listen_faults(document, table, listen, listeners, judge)
+            )
+            listeners.append((index, listen))
             _check_allow(index, table, listen, found)
             if ("forward", index, "accept_proxy") not in inherited:
                 _check_accept_proxy(index, table, listen, found)
-            for other, taken in listeners:
-                if placement.collide(listen, taken):
-                    faults.append(
-                        f"{_label(other, document)} already listens on {taken}; write another address"
-                    )
-                    break
-            listeners.append((index, listen))
-            for problem in faults:
-                if problem is not None:
-                    found.add(path, problem)
         if isinstance(connect, Endpoint):
-            if table.get("start") is True and (unstartable := placement.start_fault(connect)):
-                found.add(("forward", index, "start"), unstartable)
+            if table.get("start") is True:
+                found.add_all(("forward", index, "start"), [placement.start_fault(connect)])
             fault: str | Problem | None = placement.connect_fault(connect) or judge(connect, "connect")
             if fault is None and isinstance(listen, Endpoint):
                 fault = placement.loop_fault(listen, connect)
-            if fault:
-                found.add(("forward", index, "connect"), fault)
+            found.add_all(("forward", index, "connect"), [fault])
+
+
+def _listen_faults(
+    document: dict[str, Any],
+    table: dict[str, Any],
+    listen: Endpoint,
+    others: Sequence[tuple[int, Endpoint]],
+    judge: Callable[[Endpoint, Role], Problem | None],
+) -> Iterator[str | Problem | None]:
+    """What is wrong with listening there, beside the listeners before it."""
+    yield judge(listen, "listen")
+    if table.get("expose", False) is False and not table.get("allow"):
+        yield placement.exposure_fault(listen)
+    for other, taken in others:
+        if placement.collide(listen, taken):
+            yield f"{_label(other, document)} already listens on {taken}; write another address"
+            break

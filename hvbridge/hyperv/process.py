@@ -7,6 +7,9 @@ from pathlib import PureWindowsPath
 
 import trio
 
+if sys.platform == "win32":
+    import ctypes
+
 DEADLINE = 60.0
 """Seconds for PowerShell to answer: a cold start on a busy machine may take ten."""
 
@@ -55,8 +58,6 @@ def _run_blocking(command: Sequence[str]) -> "subprocess.CompletedProcess[bytes]
 
 def _system_directory() -> str:
     if sys.platform == "win32":
-        import ctypes
-
         path = ctypes.create_unicode_buffer(_MAX_PATH)
         ctypes.windll.kernel32.GetSystemDirectoryW(path, _MAX_PATH)
         return path.value

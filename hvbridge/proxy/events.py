@@ -94,7 +94,7 @@ class EventBus:
         for handler in self._handlers:
             try:
                 handler(event)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - it only tells, whatever it raises
                 self._on_failure(event, error)
 
     def _on_failure(self, event: Event, error: Exception) -> None:

@@ -89,9 +89,7 @@ class Forward:
                 clients = listener.accept_nowait(self.admission.available(_BATCH))
             except trio.ClosedResourceError:
                 raise
-            except (
-                Exception
-            ) as error:  # out of descriptors or memory, or worse: it ends neither this nor others
+            except Exception as error:  # noqa: BLE001 - out of descriptors or memory, or a bug: others go on
                 if not is_paused:
                     self._on_accept_paused(error)
                 is_paused = True
