@@ -1,8 +1,4 @@
-"""The GUIDs of Hyper-V sockets: partitions with a meaning of their own, vsock ports, well-known services.
-
-Owns: constants with their source, and the arithmetic between a vsock port and its service GUID.
-Refuses: input and output, the grammar of endpoints, and which platform takes what.
-"""
+"""The GUIDs of Hyper-V sockets: wildcards for VMs, well-known services, and the GUID of each vsock port."""
 
 import re
 import uuid

@@ -1,7 +1,4 @@
-"""Finds out, without a client, whether an upstream answers.
-
-Owns: the check and its rhythm. Refuses: what follows from it (`UpstreamState` tells of changes).
-"""
+"""Checks, without a client, whether an upstream answers; `UpstreamState` reports changes."""
 
 from collections.abc import Awaitable, Callable
 
@@ -14,7 +11,7 @@ from hvbridge.transport.stream import SocketStream
 
 
 class HealthCheck:
-    """Dials ``upstream`` every ``interval`` seconds, and hears its first bytes where ``expect`` names them.
+    """Dials ``upstream`` every ``interval`` seconds, and reads its first bytes if ``expect`` gives them.
 
     A dial alone may be answered by what is in front of the service, such as a listener whose service hangs; so a
     check that expects ``b"SSH-"`` finds out more. ``timeout`` is for the dial and the bytes each, in seconds.
@@ -53,26 +50,26 @@ class HealthCheck:
         except DialError as error:
             return error
         try:
-            return await self._hear(stream)
+            return await self._read_greeting(stream)
         finally:
             stream.abort()
 
-    async def _hear(self, stream: SocketStream) -> DialError | None:
-        heard = b""
+    async def _read_greeting(self, stream: SocketStream) -> DialError | None:
+        received = b""
         with trio.move_on_after(self._timeout):
             try:
-                while len(heard) < len(self._expect):
-                    chunk = await stream.receive_some(len(self._expect) - len(heard))
+                while len(received) < len(self._expect):
+                    chunk = await stream.receive_some(len(self._expect) - len(received))
                     if not chunk:
                         break
-                    heard += chunk
+                    received += chunk
             except trio.BrokenResourceError as error:
                 return DialError(self._upstream, Cause.WRONG_ANSWER, advice=str(error))
-        if heard == self._expect:
+        if received == self._expect:
             return None
-        said = f"it said {heard!r}" if heard else "it said nothing"
+        what = f"it sent {received!r}" if received else "it sent nothing"
         return DialError(
             self._upstream,
             Cause.WRONG_ANSWER,
-            advice=f"{said}, not {self._expect!r}; look at the service, or correct health.expect",
+            advice=f"{what}, not {self._expect!r}; look at the service, or correct health.expect",
         )

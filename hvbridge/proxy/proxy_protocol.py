@@ -1,8 +1,7 @@
 """PROXY protocol, versions 1 and 2: the header that says who a connection's client is, before its bytes.
 
-Owns: the header that an upstream is sent, and reading the one that a fronting proxy sends, to its last byte and
-none further. Refuses: whom to trust, deadlines (a proxy may stay silent: the caller has one), and checksums, which
-TCP has. Source: HAProxy, doc/proxy-protocol.txt, of 2020/03/05.
+A header is read to its last byte and no further. The caller decides whom to trust, and sets a deadline, as a proxy may
+stay silent. Checksums are ignored, as TCP has its own. Source: HAProxy, doc/proxy-protocol.txt, of 2020/03/05.
 """
 
 import re

@@ -148,7 +148,7 @@ async def test_name_is_unknown(emulator: Path) -> None:
         Check.DIAL: State.NOT_APPLICABLE,
     }
     assert (found[Check.VM].summary, found[Check.VM].advice) == (
-        'no VM is called "devbox"',
+        'there is no VM named "devbox"',
         'did you mean "dev-box"?',
     )
 
@@ -347,7 +347,7 @@ async def test_a_name_is_not_taken_apart(name: str) -> None:
     kernel = Kernel(vms=Directory([Vm("dev-box", DEV, VmState.RUNNING)], DEV))
     target = Target(kernel, None, forwards=[forward(connect=f"hyperv://{name}/22")])  # type: ignore[arg-type]
     (found,) = [finding for finding in await examine(target, NO_WINDOWS) if finding.check is Check.VM]
-    assert found.summary == f'no VM is called "{name}"'
+    assert found.summary == f'there is no VM named "{name}"'
     assert found.advice == 'there are "dev-box"'
 
 

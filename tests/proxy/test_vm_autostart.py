@@ -47,7 +47,7 @@ class Host:
             return endpoint.vm
         assert isinstance(endpoint, NamedHypervEndpoint)
         if endpoint.vm not in self.names:
-            raise VmError(f"no VM is called {endpoint.vm}", "write another name")
+            raise VmError(f"there is no VM named {endpoint.vm}", "write another name")
         return self.names[endpoint.vm]
 
     def tell(self, vm: str, change: str) -> None:

@@ -1,7 +1,6 @@
-"""VMs by name: what a directory of VMs is, and how a name finds its VM.
+"""VMs by name: what a directory of VMs is, and how a name is matched to a VM.
 
-Owns: the words for a VM's state, the rules of matching a name, and the errors of looking one up. Refuses:
-asking Windows (`powershell`, `wsl`), remembering answers (`resolver`), and sockets.
+`powershell` and `wsl` ask Windows, and `resolver` remembers the answers.
 """
 
 from collections.abc import Sequence
@@ -73,11 +72,13 @@ def find(name: str, vms: Sequence[Vm]) -> Vm:
         return matches[0]
     if matches:
         choices = ", ".join(str(vm.id) for vm in matches)
-        raise VmError(f"{len(matches)} VMs are called {quote(name)}", f"write the id of one: {choices}")
+        raise VmError(f"{len(matches)} VMs are named {quote(name)}", f"write the id of one: {choices}")
     near = nearest(name, [*(vm.name for vm in vms), *VM_WILDCARDS])
     if near is not None:
-        raise VmError(f"no VM is called {quote(name)}", f"did you mean {quote(near)}?")
+        raise VmError(f"there is no VM named {quote(name)}", f"did you mean {quote(near)}?")
     if not vms:
-        raise VmError(f"no VM is called {quote(name)}: this machine has no VMs", "create one, or write an id")
+        raise VmError(
+            f"there is no VM named {quote(name)}: this machine has no VMs", "create one, or write an id"
+        )
     names = ", ".join(sorted(quote(vm.name) for vm in vms)[:10])
-    raise VmError(f"no VM is called {quote(name)}", f"there are {names}")
+    raise VmError(f"there is no VM named {quote(name)}", f"there are {names}")

@@ -1,7 +1,5 @@
 """The VMs of a Windows host, asked for through PowerShell.
 
-Owns: the queries, and reading what PowerShell prints. Refuses: matching names, and remembering.
-
 One CIM query of root/virtualization/v2 lists every VM, also those that do not run, in about a second. It needs
 membership of Hyper-V Administrators, no elevation. Errors come as CIM's own codes, which are the same in every
 language of Windows.

@@ -1,7 +1,4 @@
-"""Remembers which VM a name means, until a dial finds it gone.
-
-Owns: when the directory is asked. Refuses: dialling; asking for a config that holds ids only.
-"""
+"""Remembers which VM a name means, until a dial finds that VM gone."""
 
 import math
 from uuid import UUID

@@ -1,7 +1,5 @@
 """The id of WSL2's utility VM.
 
-Owns: asking `wslinfo`, and reading its answer. Refuses: listing other VMs.
-
 `wslinfo --vm-id` runs inside the default distribution and needs no rights; asking starts WSL where it does not run.
 """
 
@@ -25,10 +23,10 @@ async def wsl_vm_id(run: Run, *, start: bool) -> UUID:
         if not start:
             running = await run(_RUNNING)
             if running.returncode or not _text(running.stdout).strip():
-                raise VmError("WSL does not run", "start a distribution")
+                raise VmError("WSL is not running", "start a distribution")
         done = await run(_COMMAND)
     except OSError:
-        raise VmError("wsl.exe is not there", "install WSL (wsl --install), or write another VM") from None
+        raise VmError("wsl.exe cannot be found", "install WSL (wsl --install), or write another VM") from None
     except trio.TooSlowError:
         raise VmError("WSL did not answer in time", "try `wsl --shutdown`, then again") from None
     return parse_vm_id(done.stdout, done.stderr)
@@ -45,7 +43,7 @@ def parse_vm_id(stdout: bytes, stderr: bytes) -> UUID:
             "the default distribution is WSL 1, which is no VM", "convert it with `wsl --set-version NAME 2`"
         )
     words = " ".join((said or _text(stderr)).split())
-    what = f"it said {printable(words)}" if words else "it said nothing"
+    what = f"it printed {printable(words)}" if words else "it printed nothing"
     raise VmError(f"`{' '.join(_COMMAND)}` gave no VM id: {what}", "update WSL with `wsl --update`")
 
 

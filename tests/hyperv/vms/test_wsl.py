@@ -33,8 +33,8 @@ NO_DISTRIBUTION = "Windows Subsystem for Linux has no installed distributions.\r
 FAILURES = {
     "WSL 1": (b"wsl1\n", b"", "wsl --set-version NAME 2"),
     "WSL 1, in UTF-16": ("wsl1\r\n".encode("utf-16-le"), b"", "wsl --set-version NAME 2"),
-    "nothing": (b"", b"", "it said nothing"),
-    "an end of line": (b"\r\n", b"", "it said nothing"),
+    "nothing": (b"", b"", "it printed nothing"),
+    "an end of line": (b"\r\n", b"", "it printed nothing"),
     "an old wslinfo": (b"", b"wslinfo: unrecognized option: --vm-id\n", "unrecognized option: --vm-id"),
     "no wslinfo": (b"", b"/bin/bash: line 1: wslinfo: command not found\n", "wslinfo: command not found"),
     "no distribution": (NO_DISTRIBUTION.encode("utf-16-le"), b"", "has no installed distributions."),

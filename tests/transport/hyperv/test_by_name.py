@@ -108,9 +108,9 @@ async def test_wsl_is_the_utility_vm() -> None:
 @pytest.mark.parametrize(
     ("known", "name", "words"),
     [
-        ({"dev-box": ONE}, "devbox", 'no VM is called "devbox"; did you mean "dev-box"?'),
+        ({"dev-box": ONE}, "devbox", 'there is no VM named "devbox"; did you mean "dev-box"?'),
         ({"dev-box": ONE}, "parnet", 'did you mean "parent"?'),
-        ({"dev-box": ONE}, "zzz", 'no VM is called "zzz"; there are "dev-box"'),
+        ({"dev-box": ONE}, "zzz", 'there is no VM named "zzz"; there are "dev-box"'),
         ({}, "zzz", "this machine has no VMs"),
         ({"a": ONE, "A": TWO}, "a", None),
         ({"Dev-Box": ONE}, "dev-box", None),
