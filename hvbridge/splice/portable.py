@@ -13,6 +13,7 @@ import trio
 
 from hvbridge.splice.close_rules import CLIENT, UPSTREAM, CloseState
 from hvbridge.splice.limits import Limits
+from hvbridge.splice.pace import Pace
 from hvbridge.splice.result import Transfer
 from hvbridge.splice.timeouts import TimeoutQueue
 from hvbridge.transport.stream import Stream
@@ -36,13 +37,14 @@ class PortableSplicer:
 
     async def splice(self, client: Stream, upstream: Stream, limits: Limits, transfer: Transfer) -> None:
         """See `hvbridge.splice.Splicer.splice`."""
-        connection = _Connection(limits, transfer, trio.current_time())
+        scope = trio.CancelScope()
+        connection = _Connection(scope, limits, transfer, trio.current_time())
         try:
-            async with trio.open_nursery() as nursery:
-                connection.scope = nursery.cancel_scope
-                self._timeouts.add(connection)
-                nursery.start_soon(self._pump, connection, CLIENT, client, upstream)
-                await self._pump(connection, UPSTREAM, upstream, client)
+            with scope:
+                async with trio.open_nursery() as nursery:
+                    self._timeouts.add(connection)
+                    nursery.start_soon(self._pump, connection, CLIENT, client, upstream)
+                    await self._pump(connection, UPSTREAM, upstream, client)
             if not connection.reset:
                 try:
                     await client.aclose()
@@ -82,7 +84,7 @@ class PortableSplicer:
                 await _pass_on(buffer[:received], dst)
                 connection.last_activity = trio.current_time()
         if connection.limits.bandwidth < math.inf:
-            await trio.sleep(received / connection.limits.bandwidth)
+            await trio.sleep_until(connection.paces[side].due(received, trio.current_time()))
         return received
 
     @contextmanager
@@ -98,15 +100,17 @@ class PortableSplicer:
 class _Connection(CloseState):
     """A connection that ends by the cancellation of its pumps."""
 
-    __slots__ = ("read_size", "scope")
-    scope: trio.CancelScope
+    __slots__ = ("_scope", "paces", "read_size")
 
-    def __init__(self, limits: Limits, transfer: Transfer, now: float) -> None:
+    def __init__(self, scope: trio.CancelScope, limits: Limits, transfer: Transfer, now: float) -> None:
         super().__init__(limits, transfer, now)
+        self._scope = scope
+        self.paces = Pace(limits.bandwidth, now), Pace(limits.bandwidth, now)
+        """Of each direction."""
         self.read_size = math.ceil(min(_BUFFER_SIZE, limits.bandwidth * _BANDWIDTH_STEP))
 
     def finish(self) -> None:
-        self.scope.cancel()
+        self._scope.cancel()
 
 
 class _WriteError(Exception):
