@@ -123,14 +123,15 @@ class EpollSplicer:
         # A vsock peer that is gone makes no room; only its end is reported.
         if events & ~DATA and writer.blocked:
             self._run(writer)
-            if not writer.blocked:
-                self._update_interest(writer)
         if events & select.EPOLLERR and not writer.done:
             self._on_socket_error(writer)
 
     def _run(self, pump: "_Pump") -> None:
+        was_blocked = pump.blocked
         if progress := pump.move(self._now):
             self._handle(pump, progress)
+        if was_blocked and not pump.blocked:
+            self._update_interest(pump)
 
     def _handle(self, pump: "_Pump", progress: Progress) -> None:
         """Act on what a move of ``pump`` came to."""

@@ -22,6 +22,7 @@ from hvbridge.splice import (
     Transfer,
     bulk_pump,
     direction,
+    epoll,
     epoll_pump,
     open_splicer,
     pipe_pool,
@@ -398,3 +399,39 @@ async def test_a_turn_is_bounded(bench: Bench, monkeypatch: pytest.MonkeyPatch) 
     """A pump whose budget is exhausted goes on in the next turn."""
     monkeypatch.setattr(bulk_pump, "BUDGET", 100_000)
     await carry(bench, through="tcp")
+
+
+async def test_a_pump_that_blocks_and_goes_on_within_one_turn_is_told_of_data(
+    splicer: EpollSplicer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pump may be blocked by an event, and find room when its unfinished move goes on in the same turn."""
+    peer, near = unix_pair()
+    other, far = unix_pair()
+    moves: list[Progress] = []
+    told = trio.Event()
+
+    class Scripted(Pump[CloseState]):
+        def move(self, now: float) -> Progress:
+            if self.side != CLIENT:
+                return Progress.DRAINED
+            if not moves:
+                os.write(peer.fileno(), b"x")  # so that an event comes together with the unfinished move
+            progress = (Progress.UNFINISHED, Progress.BLOCKED, Progress.DRAINED)[min(len(moves), 2)]
+            self.blocked = progress is Progress.BLOCKED
+            moves.append(progress)
+            if len(moves) > 3:
+                told.set()
+            return progress
+
+    monkeypatch.setattr(epoll, "Pump", Scripted)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(splicer.splice, SocketStream(near), SocketStream(far), Limits(), Transfer())
+        await peer.send(b"x")
+        await trio.testing.wait_all_tasks_blocked()
+        assert moves[1] is Progress.BLOCKED
+        await peer.send(b"x")
+        with trio.fail_after(5):
+            await told.wait()
+        nursery.cancel_scope.cancel()
+    peer.close()
+    other.close()
