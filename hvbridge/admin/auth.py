@@ -24,6 +24,7 @@ from hvbridge.text import quote
 
 _WITHOUT_TOKEN = frozenset({"/livez", "/readyz", "/"})
 """Paths that reveal only that the process is alive, whether it is ready, and the page, which is the same everywhere."""
+_PAGE = "/"
 _SAFE_METHODS = frozenset({"GET", "HEAD"})
 
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]]+)(?::[0-9]*)?")
@@ -78,8 +79,8 @@ class AuthMiddleware:
                 f"this endpoint does not answer to {quote(hosts[0])}; use localhost or its listen address",
             )
         is_safe_method = method in _SAFE_METHODS
-        if not is_safe_method and _is_cross_site(headers, hosts[0]):
-            return _refuse(403, "cross-site requests may not change anything here")
+        if not (is_safe_method and path == _PAGE) and _is_cross_site(headers, hosts[0]):
+            return _refuse(403, "other sites may only link to the page here")
         if self._token is not None:
             if path in _WITHOUT_TOKEN and is_safe_method:
                 return None

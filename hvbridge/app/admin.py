@@ -3,6 +3,9 @@
 Its packages are loaded only for a config that has one.
 """
 
+import logging
+import stat
+import sys
 from pathlib import Path
 
 from hvbridge import admin
@@ -12,6 +15,11 @@ from hvbridge.proxy.control import BridgeControl
 from hvbridge.proxy.server import BindError, close_all
 from hvbridge.transport.errors import ListenError
 from hvbridge.transport.listener import Listener
+
+logger = logging.getLogger(__name__)
+
+_SHORTEST_TOKEN = 16
+"""Characters: fewer could be guessed, at some thousand tries a second."""
 
 
 def check_admin(settings: AdminSettings | None) -> None:
@@ -54,4 +62,17 @@ class AdminEndpoint:
 
 
 def _read_token(settings: AdminSettings) -> str | None:
-    return None if settings.token_file is None else read_token(Path(settings.token_file))
+    if settings.token_file is None:
+        return None
+    file = Path(settings.token_file)
+    token = read_token(file)
+    if len(token) < _SHORTEST_TOKEN:
+        raise ValueError(
+            f'the token in "{file}" is too short; write at least {_SHORTEST_TOKEN} random characters'
+        )
+    mode = file.stat().st_mode if sys.platform != "win32" else 0  # a profile's files have access lists there
+    if mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise ValueError(f'other users may write the token file "{file}"; run: chmod 600 "{file}"')
+    if mode & (stat.S_IRGRP | stat.S_IROTH):
+        logger.warning('other users may read the token file "%s"; run: chmod 600 "%s"', file, file)
+    return token

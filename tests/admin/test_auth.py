@@ -201,7 +201,7 @@ async def test_other_sites_may_change_nothing(
     admin = Admin(listen, token)
     reply = await admin.ask(method, target, headers | BEARER | {"Content-Type": "application/json"})
     assert reply.status == 403
-    assert "cross-site" in reply.json["error"]
+    assert "other sites may only link" in reply.json["error"]
     assert admin.bridge.done == []
 
 
@@ -252,3 +252,12 @@ async def test_web_sockets_are_refused() -> None:
 
     await Admin().app({"type": "websocket", "path": "/api/v1/events", "headers": []}, receive, send)
     assert sent == [{"type": "websocket.close"}]
+
+
+@pytest.mark.parametrize("path", ["/api/v1/status", "/api/v1/events", "/metrics", "/livez", "/openapi.json"])
+@pytest.mark.parametrize("headers", [{"Sec-Fetch-Site": "cross-site"}, {"Origin": "https://evil.example"}])
+async def test_other_sites_may_not_look_either(path: str, headers: dict[str, str]) -> None:
+    """A page elsewhere cannot read an answer, but it could make a browser hold connections, and time them."""
+    admin = Admin()
+    assert (await admin.ask("GET", path, headers)).status == 403
+    assert (await admin.ask("GET", "/", headers)).status == 200

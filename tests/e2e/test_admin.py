@@ -30,7 +30,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 StartService = Callable[[Callable[[socket.socket], None]], Service]
-TOKEN = "correct-horse"
+TOKEN = "correct-horse-battery"
 
 
 class Admin:
