@@ -204,7 +204,7 @@ def test_a_faulty_config_stops_it_with_an_exit_code(services: Services, tmp_path
     status = services.status()
     assert status["CurrentState"] == win32service.SERVICE_STOPPED
     assert status["ServiceSpecificExitCode"] == 2, status
-    assert "its last run ended with exit code 2; the event log" in services("status", code=1)
+    assert "its last run ended with exit code 2; see the event log" in services("status", code=1)
 
 
 def test_a_port_that_is_taken_stops_it_with_an_exit_code(services: Services, tmp_path: Path) -> None:
@@ -257,7 +257,7 @@ def test_another_programs_service_is_left_alone(services: Services) -> None:
     try:
         done = services.command("uninstall")
         assert done.returncode == 1
-        assert "is not one of hvbridge" in done.stderr
+        assert "does not belong to hvbridge" in done.stderr
         assert services.status()["CurrentState"] == win32service.SERVICE_STOPPED
     finally:
         win32service.DeleteService(handle)
