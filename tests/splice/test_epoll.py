@@ -12,6 +12,8 @@ import trio.testing
 
 if sys.platform != "linux":
     pytest.skip("needs epoll and splice(2)", allow_module_level=True)
+assert sys.platform == "linux"  # mypy does not take it from the skip
+# ruff: noqa: E402
 
 import fcntl
 import termios
@@ -21,7 +23,6 @@ from hvbridge.splice import (
     Reason,
     Transfer,
     bulk_pump,
-    direction,
     epoll,
     epoll_pump,
     open_splicer,
@@ -237,7 +238,7 @@ async def test_a_user_over_the_pipe_allowance_keeps_small_pipes(
     def refuse(fd: int, command: int, size: int) -> int:
         raise PermissionError(errno.EPERM, "over the allowance")
 
-    monkeypatch.setattr(pipe_pool.fcntl, "fcntl", refuse)
+    monkeypatch.setattr("hvbridge.splice.pipe_pool.fcntl.fcntl", refuse)
     await carry(bench)
 
 
@@ -318,7 +319,7 @@ async def test_a_stream_without_a_descriptor_goes_the_portable_way(bench: Bench)
         def __init__(self, sock: trio.socket.SocketType) -> None:
             self._inner = sock
 
-        did_shutdown_SHUT_WR = property(lambda self: self._inner.did_shutdown_SHUT_WR)  # type: ignore[assignment]
+        did_shutdown_SHUT_WR = property(lambda self: self._inner.did_shutdown_SHUT_WR)
 
         def fileno(self) -> int:
             raise NotImplementedError
@@ -329,7 +330,7 @@ async def test_a_stream_without_a_descriptor_goes_the_portable_way(bench: Bench)
         def shutdown(self, flag: int) -> None:
             self._inner.shutdown(flag)
 
-        def setsockopt(self, *args: object) -> None:  # type: ignore[override]
+        def setsockopt(self, *args: object) -> None:
             self._inner.setsockopt(*args)  # type: ignore[call-overload]
 
         def recv_into(self, *args: object) -> object:  # type: ignore[override]
@@ -384,7 +385,7 @@ async def test_passing_on_what_was_held_is_activity(monkeypatch: pytest.MonkeyPa
         return min(room, len(data))
 
     monkeypatch.setattr(epoll_pump, "read", lambda fd, count: b"x" * 1000)
-    monkeypatch.setattr(direction.os, "write", write)
+    monkeypatch.setattr("hvbridge.splice.direction.os.write", write)
     with socket.socket() as one, socket.socket() as other:
         connection = CloseState(Limits(), Transfer(), 0)
         slow = Pump(connection, CLIENT, SocketStream(one), SocketStream(other), Shared())

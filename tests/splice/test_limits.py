@@ -15,12 +15,13 @@ from hvbridge.splice.timeouts import TimeoutQueue
 from hvbridge.transport.stream import Stream
 
 Clock = trio.testing.MockClock
+MemoryEnd = trio.StapledStream[trio.abc.SendStream, trio.abc.ReceiveStream]
 
 
 class MemoryStream(Stream):
     """Half of a lockstep pair: a send waits until its data has been received."""
 
-    def __init__(self, inner: trio.StapledStream) -> None:
+    def __init__(self, inner: MemoryEnd) -> None:
         self._inner = inner
         self.aborted = False
 
@@ -46,8 +47,8 @@ class MemoryStream(Stream):
 
     def abort(self) -> None:
         self.aborted = True
-        self._inner.send_stream.close()
-        self._inner.receive_stream.close()
+        self._inner.send_stream.close()  # type: ignore[attr-defined]  # a memory stream has it
+        self._inner.receive_stream.close()  # type: ignore[attr-defined]
 
 
 class Rig:
@@ -76,14 +77,14 @@ def rig() -> Rig:
     return Rig()
 
 
-async def say(stream: trio.StapledStream, times: list[float]) -> None:
+async def say(stream: MemoryEnd, times: list[float]) -> None:
     """Send a byte at each of ``times``."""
     for time in times:
         await trio.sleep(time - trio.current_time())
         await stream.send_all(b"x")
 
 
-async def hear(stream: trio.StapledStream) -> None:
+async def hear(stream: MemoryEnd) -> None:
     try:
         async for _ in stream:
             pass
@@ -112,7 +113,7 @@ async def test_a_byte_that_is_not_taken_is_not_activity_for_ever(rig: Rig, autoj
     assert rig.transfer.reason is Reason.IDLE
 
 
-async def say_and_fail(stream: trio.StapledStream) -> None:
+async def say_and_fail(stream: MemoryEnd) -> None:
     await stream.send_all(b"x")
     with pytest.raises(trio.BrokenResourceError):
         await stream.send_all(b"x")
@@ -129,7 +130,7 @@ async def test_lifetime_counts_from_the_start(rig: Rig, autojump_clock: Clock) -
     assert trio.current_time() - start < 70
 
 
-async def say_until_broken(stream: trio.StapledStream) -> None:
+async def say_until_broken(stream: MemoryEnd) -> None:
     with pytest.raises(trio.BrokenResourceError):
         while True:
             await stream.send_all(b"x")
