@@ -218,8 +218,9 @@ def _unix(path: str) -> UnixEndpoint:
         raise EndpointError(
             f"{quote(path)} is a directory; write the path of a socket, as in unix:///run/app.sock"
         )
-    if "\0" in path:
-        raise EndpointError(f"{quote(path)} contains a NUL byte, which a path cannot; remove it")
+    if not path.isprintable():
+        # NUL ends a path for the kernel, and a newline begins a line of whatever the endpoint is written to.
+        raise EndpointError(f"{quote(path)} contains an unprintable character; remove it")
     size = len(path.encode("utf-8", "replace"))
     if size > _MAX_UNIX_PATH:
         raise EndpointError(

@@ -19,6 +19,7 @@ from hvbridge.config import Config, ConfigError, Forward
 from hvbridge.doctor import Finding, State
 from hvbridge.doctor.checklist import Target, examine
 from hvbridge.doctor.probe import Machine
+from hvbridge.text import escaped
 
 _MARKS = {
     State.OK: ("✓", "+", "green"),
@@ -78,9 +79,9 @@ def show(findings: Sequence[Finding], forwards: Sequence[Forward], console: Cons
 def _show_finding(finding: Finding, console: Console) -> None:
     mark, plain_mark, style = _MARKS[finding.state]
     arrow = _ARROWS[console.options.ascii_only]
-    text = Text(finding.summary, "dim" if finding.state is State.NOT_APPLICABLE else "")
+    text = Text(escaped(finding.summary), "dim" if finding.state is State.NOT_APPLICABLE else "")
     if finding.advice:
-        text.append(f"\n{arrow} {finding.advice}", "dim")
+        text.append(f"\n{arrow} {escaped(finding.advice)}", "dim")
     columns = console.width if console.is_terminal else _UNWRAPPED
     first = Text.assemble(
         (plain_mark if console.options.ascii_only else mark, style), f" {finding.check:12} "

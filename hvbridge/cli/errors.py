@@ -9,6 +9,8 @@ from contextlib import suppress
 from functools import wraps
 from typing import TYPE_CHECKING, ParamSpec
 
+from hvbridge.text import escaped
+
 if TYPE_CHECKING:
     from hvbridge.config import ConfigError
 
@@ -35,7 +37,7 @@ def print_faults(error: "ConfigError") -> None:
 def _print(line: object) -> None:
     if sys.stderr is not None:
         with suppress(OSError):
-            print(line, file=sys.stderr)  # noqa: T201 - the one place for errors
+            print(escaped(str(line)), file=sys.stderr)  # noqa: T201 - the one place for errors
 
 
 def exit_code(

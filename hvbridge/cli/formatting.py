@@ -7,6 +7,8 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from hvbridge.text import escaped
+
 _WIDEST = 1000
 """Columns; more than a row of the longest endpoints needs."""
 _UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
@@ -46,10 +48,11 @@ def print_table(console: Console, header: Sequence[str], rows: Iterable[Sequence
     """Print ``rows`` under ``header``.
 
     Cells are never truncated, so that their text can be copied and searched; the terminal wraps rows that are too wide.
+    What is unprintable in a cell is escaped: a VM's name must not move the cursor.
     """
     table = Table(*header, box=None, header_style="bold", pad_edge=False)
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(escaped(cell)) for cell in row))
     table.width = Measurement.get(console, console.options.update(max_width=_WIDEST), table).maximum
     console.print(table, crop=False)
 

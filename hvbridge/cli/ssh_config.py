@@ -20,6 +20,7 @@ from hvbridge.cli.loading import load_for_any_machine
 from hvbridge.cli.program import program
 from hvbridge.config import Config, Forward, Settings
 from hvbridge.hyperv.guid import HOST, partition_text, service_id_of_port
+from hvbridge.text import quote
 from hvbridge.units import format_duration
 
 INCLUDED = "hvbridge.conf"
@@ -120,7 +121,15 @@ def proxy_command(words: list[str], *, windows: bool = sys.platform == "win32") 
     program without a shell. It keeps a value unchanged that begins with a quote and rewrites others. The ssh in Git for
     Windows uses a POSIX shell, which accepts the same quotes, and slashes but no backslashes.
     Source: PowerShell/openssh-portable, sshconnect.c, build_commandline_string in contrib/win32/win32compat/misc.c.
+
+    Raises:
+        ValueError: a word, such as the path of a program, cannot be on a line of ssh_config.
     """
+    for word in words:
+        if not word.isprintable():
+            raise ValueError(
+                f"ssh_config cannot hold {quote(word)}; use a path without unprintable characters"
+            )
     if windows:
         first, *others = words
         quoted = " ".join([_windows_quoted(first.replace("\\", "/")), *map(_windows_quoted, others)])

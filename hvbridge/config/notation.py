@@ -117,7 +117,7 @@ def _network(value: object) -> Network:
 
 
 def _directory(value: object) -> str:
-    if not isinstance(value, str) or not value or "\0" in value:
+    if not isinstance(value, str) or not value or not value.isprintable():
         raise ValueError(f'{shown(value)} is not a path; write one in quotes, as in "emulator"')
     return value
 

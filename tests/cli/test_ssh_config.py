@@ -117,6 +117,13 @@ def test_quoting_for_a_shell(words: list[str]) -> None:
     assert done.stdout.decode().splitlines() == words
 
 
+@pytest.mark.parametrize("windows", [False, True])
+def test_a_word_that_would_begin_a_line_is_refused(windows: bool) -> None:
+    """A path with a newline in it must not become a setting of ssh."""
+    with pytest.raises(ValueError, match="ssh_config cannot hold"):
+        proxy_command(["/opt/a\n  PermitLocalCommand yes/hvbridge", "connect"], windows=windows)
+
+
 @posix_only
 @pytest.mark.skipif(shutil.which("ssh") is None, reason="NOT TESTED: no ssh here")
 @pytest.mark.parametrize("words", WORDS, ids=lambda words: words[0])

@@ -133,6 +133,12 @@ def test_what_the_machine_cannot_do_is_told_with_its_position() -> None:
     ]
 
 
+def test_a_path_has_no_unprintable_characters() -> None:
+    """It would begin a line, or move the cursor, wherever it is written."""
+    [fault] = load('[emulator]\ndir = "a\\nb"\n' + forward())
+    assert "is not a path" in fault
+
+
 def test_the_machine_is_judged_by_the_emulator_of_the_file() -> None:
     """The machine is told by the [emulator] table, or None without one, and is left alone while that is faulty."""
     seen: list[EmulatorSettings | None] = []
