@@ -96,8 +96,9 @@ class EpollSplicer:
         ready = self._epoll.poll(0, MAX_EVENTS)
         if not (ready or unfinished):
             ready = self._shared.busy_poll.poll(self._epoll)
+        socket_of = self._sockets.get
         for fd, events in ready:
-            sock = self._sockets.get(fd)
+            sock = socket_of(fd)
             if sock is None:  # its connection ended earlier in this turn
                 continue
             try:

@@ -385,6 +385,7 @@ async def test_passing_on_what_was_held_is_activity(monkeypatch: pytest.MonkeyPa
         return min(room, len(data))
 
     monkeypatch.setattr(epoll_pump, "read", lambda fd, count: b"x" * 1000)
+    monkeypatch.setattr(epoll_pump, "write", write)
     monkeypatch.setattr("hvbridge.splice.direction.os.write", write)
     with socket.socket() as one, socket.socket() as other:
         connection = CloseState(Limits(), Transfer(), 0)
