@@ -44,7 +44,11 @@ def age(seconds: float) -> str:
     return f"{whole // _DAY}d {whole % _DAY // _HOUR}h"
 
 
-def print_table(console: Console, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+Cell = str | Sequence[str]
+"""A text on one line, or several lines."""
+
+
+def print_table(console: Console, header: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
     """Print ``rows`` under ``header``.
 
     Cells are never truncated, so that their text can be copied and searched; the terminal wraps rows that are too wide.
@@ -52,12 +56,16 @@ def print_table(console: Console, header: Sequence[str], rows: Iterable[Sequence
     """
     table = Table(*header, box=None, header_style="bold", pad_edge=False)
     for row in rows:
-        table.add_row(*(Text(escaped(cell)) for cell in row))
+        table.add_row(*map(_text_of, row))
     table.width = Measurement.get(console, console.options.update(max_width=_WIDEST), table).maximum
     console.print(table, crop=False)
 
 
-def print_forwards(console: Console, rows: Iterable[Sequence[str]], *more: str) -> None:
+def _text_of(cell: Cell) -> Text:
+    return Text("\n".join(map(escaped, [cell] if isinstance(cell, str) else cell)))
+
+
+def print_forwards(console: Console, rows: Iterable[Sequence[Cell]], *more: str) -> None:
     """Print rows of name, listen and connect, then the columns that ``more`` names."""
     arrow = "->" if console.options.ascii_only else "→"
     header = ("forward", "listens on", "", "connects to", *more)

@@ -123,7 +123,7 @@ class LogReporter:
 
 def show_ready(forwards: Sequence[events.BoundForward], console: Console) -> None:
     """Print that the bridge is ready, and the table of forwards."""
-    rows = [(forward.name, "\n".join(forward.listen), forward.connect) for forward in forwards]
+    rows = [(forward.name, forward.listen, forward.connect) for forward in forwards]
     console.print("hvbridge is [bold green]ready[/]")
     print_forwards(console, rows)
 

@@ -48,16 +48,7 @@ def _print(console: Console, client: AdminClient) -> int:
         console.print(Text(f"{escaped(name)}: {escaped(why)}"), soft_wrap=True)
     print_forwards(
         console,
-        (
-            (
-                escaped(f.name),
-                "\n".join(map(escaped, f.listen)),
-                escaped(f.connect),
-                escaped(f.state),
-                _upstream(f),
-            )
-            for f in forwards
-        ),
+        ((f.name, f.listen, f.connect, f.state, _upstream(f)) for f in forwards),
         "state",
         "upstream",
     )
@@ -67,7 +58,7 @@ def _print(console: Console, client: AdminClient) -> int:
         ("forward", "connections", "accepted", "refused", "dial failed", "to upstream", "to client"),
         (
             (
-                escaped(f.name),
+                f.name,
                 f"{f.connections} of {f.max_connections}",
                 str(f.accepted),
                 str(f.refused),
@@ -82,6 +73,4 @@ def _print(console: Console, client: AdminClient) -> int:
 
 
 def _upstream(forward: ForwardView) -> str:
-    return escaped(
-        f"{forward.upstream}: {forward.upstream_cause}" if forward.upstream_cause else forward.upstream
-    )
+    return f"{forward.upstream}: {forward.upstream_cause}" if forward.upstream_cause else forward.upstream

@@ -9,8 +9,10 @@ from rich.console import Console
 from hvbridge.cli.doctor import show
 from hvbridge.cli.errors import print_error, print_faults
 from hvbridge.cli.formatting import print_table
+from hvbridge.cli.log_reporter import show_ready
 from hvbridge.config import ConfigError, Machine, load_config
 from hvbridge.doctor import Check, Finding, State
+from hvbridge.proxy.events import BoundForward
 
 HOSTILE = "box\x1b]0;title\x07\nforged"
 HARMLESS = r"box\x1b]0;title\x07\nforged"
@@ -20,6 +22,14 @@ def test_in_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     """A cell stays on its line, and moves no cursor."""
     print_table(Console(), ("name",), [[HOSTILE]])
     assert capsys.readouterr().out.split("\n")[1:] == [HARMLESS, ""]
+
+
+def test_a_forward_that_listens_on_two_addresses_has_two_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    """What is escaped is what others have named, not the end of a line that is hvbridge's own."""
+    show_ready([BoundForward("web", ["tcp://127.0.0.1:80", "tcp://[::1]:80"], HOSTILE)], Console())
+    first, second = capsys.readouterr().out.splitlines()[2:]
+    assert HARMLESS in first
+    assert second.strip() == "tcp://[::1]:80"
 
 
 def test_in_a_finding(capsys: pytest.CaptureFixture[str]) -> None:
