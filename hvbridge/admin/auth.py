@@ -22,9 +22,9 @@ from hvbridge.address.endpoint import Endpoint, TcpEndpoint, UnixEndpoint
 from hvbridge.admin.schemas import Error, encode
 from hvbridge.text import quote
 
-_WITHOUT_TOKEN = frozenset({"/livez", "/readyz", "/"})
-"""Paths that reveal only that the process is alive, whether it is ready, and the page, which is the same everywhere."""
 _PAGE = "/"
+_WITHOUT_TOKEN = frozenset({"/livez", "/readyz", _PAGE})
+"""Paths that reveal only that the process is alive, whether it is ready, and the page, which is the same everywhere."""
 _SAFE_METHODS = frozenset({"GET", "HEAD"})
 
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]]+)(?::[0-9]*)?")

@@ -27,13 +27,14 @@ def check_admin(settings: AdminSettings | None) -> None:
     if settings is not None:
         admin.require()
         _read_token(settings)
+        _warn_if_readable(settings)
 
 
 class AdminEndpoint:
     """The admin endpoint, from its listeners to its end. Raises ValueError as `check_admin`."""
 
     def __init__(self, settings: AdminSettings) -> None:
-        check_admin(settings)
+        admin.require()
         from hvbridge.admin import server
         from hvbridge.admin.stats import Statistics
 
@@ -70,9 +71,16 @@ def _read_token(settings: AdminSettings) -> str | None:
         raise ValueError(
             f'the token in "{file}" is too short; write at least {_SHORTEST_TOKEN} random characters'
         )
-    mode = file.stat().st_mode if sys.platform != "win32" else 0  # a profile's files have access lists there
-    if mode & (stat.S_IWGRP | stat.S_IWOTH):
+    if _mode(file) & (stat.S_IWGRP | stat.S_IWOTH):
         raise ValueError(f'other users may write the token file "{file}"; run: chmod 600 "{file}"')
-    if mode & (stat.S_IRGRP | stat.S_IROTH):
-        logger.warning('other users may read the token file "%s"; run: chmod 600 "%s"', file, file)
     return token
+
+
+def _warn_if_readable(settings: AdminSettings) -> None:
+    file = settings.token_file
+    if file is not None and _mode(Path(file)) & (stat.S_IRGRP | stat.S_IROTH):
+        logger.warning('other users may read the token file "%s"; run: chmod 600 "%s"', file, file)
+
+
+def _mode(file: Path) -> int:
+    return file.stat().st_mode if sys.platform != "win32" else 0  # a profile's files have access lists there

@@ -15,7 +15,7 @@ assert sys.platform == "linux"
 
 from os import readv, splice
 
-from hvbridge.splice.direction import BUDGET, Direction, Progress, write
+from hvbridge.splice.direction import BUDGET, Direction, Progress
 from hvbridge.splice.pipe_pool import PIPE_SIZE, Pipe
 
 BULK_THRESHOLD = 32 * 1024
@@ -140,7 +140,7 @@ class BulkPump:
                 assert self._pipe is not None
                 self._piped -= splice(self._pipe.read, direction.dst, self._piped, None, None, SPLICE_FLAGS)
             if self._unsent:
-                self._unsent = bytes(self._unsent[write(direction.dst, self._unsent) :])
+                self._unsent = bytes(self._unsent[_write(direction.dst, self._unsent) :])
         except BlockingIOError:
             return Progress.BLOCKED
         except OSError as error:
@@ -165,3 +165,11 @@ class BulkPump:
             size = sink.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
             if size == self._direction.shared.unix_send_buffer:
                 sink.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNIX_SEND_BUFFER)
+
+
+def _write(fd: int, data: bytes | memoryview) -> int:
+    """Write what ``fd`` takes without blocking, and return how many bytes that was."""
+    try:
+        return os.write(fd, data)
+    except BlockingIOError:
+        return 0

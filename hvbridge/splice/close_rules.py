@@ -38,18 +38,17 @@ class CloseState:
     """How far one connection has closed, and why. A splicer reports events to it and overrides `finish`."""
 
     __slots__ = (
-        *(
-            "_cause",
-            "_open",
-            "entry_id",
-            "half_closed",
-            "last_activity",
-            "limits",
-            "next_check",
-            "over",
-            "reset",
-        ),
-        *("started", "transfer"),
+        "_cause",
+        "_open",
+        "entry_id",
+        "half_closed",
+        "last_activity",
+        "limits",
+        "next_check",
+        "over",
+        "reset",
+        "started",
+        "transfer",
     )
 
     def __init__(self, limits: Limits, transfer: Transfer, now: float) -> None:

@@ -2,7 +2,6 @@
 
 # ruff: noqa: E402  (the assertion must come first, so that nothing below is type-checked for other systems)
 
-import os
 import socket
 import sys
 from enum import IntEnum
@@ -60,18 +59,16 @@ class Direction(Generic[ConnectionT]):
     """The data that ``side`` of ``connection`` sends: from ``source`` to ``sink``, both non-blocking sockets."""
 
     __slots__ = (
-        *(
-            "connection",
-            "dst",
-            "error",
-            "read_until_eagain",
-            "shared",
-            "side",
-            "sink",
-            "source",
-            "splices",
-            "src",
-        ),
+        "connection",
+        "dst",
+        "error",
+        "read_until_eagain",
+        "shared",
+        "side",
+        "sink",
+        "source",
+        "splices",
+        "src",
     )
     error: OSError
     """What a read or a write failed with."""
@@ -92,11 +89,3 @@ class Direction(Generic[ConnectionT]):
         """True until splice(2) turns out not to work."""
         self.read_until_eagain = not self.splices
         """True if a short read does not imply EAGAIN."""
-
-
-def write(fd: int, data: bytes | memoryview) -> int:
-    """Write what ``fd`` takes without blocking, and return how many bytes that was."""
-    try:
-        return os.write(fd, data)
-    except BlockingIOError:
-        return 0

@@ -386,7 +386,7 @@ async def test_passing_on_what_was_held_is_activity(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(epoll_pump, "read", lambda fd, count: b"x" * 1000)
     monkeypatch.setattr(epoll_pump, "write", write)
-    monkeypatch.setattr("hvbridge.splice.direction.os.write", write)
+    monkeypatch.setattr("hvbridge.splice.bulk_pump.os.write", write)
     with socket.socket() as one, socket.socket() as other:
         connection = CloseState(Limits(), Transfer(), 0)
         slow = Pump(connection, CLIENT, SocketStream(one), SocketStream(other), Shared())
